@@ -1,0 +1,2 @@
+//! The `trackside` binary: parses, composes, calls the rest.
+#![forbid(unsafe_code)]

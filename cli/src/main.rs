@@ -1,0 +1,4 @@
+//! `trackside`: hands the command line to the library and turns its outcome into an exit code.
+#![forbid(unsafe_code)]
+
+fn main() {}

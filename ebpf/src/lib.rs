@@ -1,0 +1,1 @@
+//! User side of the probes: what this kernel can do, attach, drain, yield samples.

@@ -1,0 +1,1 @@
+//! All of the engine's GPU unsafe; implements engine::backend.

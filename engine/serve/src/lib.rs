@@ -1,0 +1,2 @@
+//! The engine's edge: HTTP, metrics, KV events.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Everything that needs more than one crate; `support` is the library, each suite a binary.
+#![forbid(unsafe_code)]
