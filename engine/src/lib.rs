@@ -1,2 +1,13 @@
-//! The engine without a device or a network: step, plan, kv, model, layer, sample, backend.
+//! The engine without a device or a network: admit, plan, launch, settle.
+//!
+//! ```text
+//!   Handle ──submit/abort──▶ Engine (one thread) ──Batch──▶ Backend (cpu, cuda, fake)
+//!      ▲                        │  step = admit, plan, launch → ticket, settle the previous ticket
+//!      └────── Output ◀─────────┘
+//! ```
+//! No async, no I/O, no clock of its own, no unsafe: time is passed to [`step`](step::Engine::step), tokens come out through a
+//! [`Sink`](request::Sink), and what computes stands behind [`Backend`](backend::Backend).
 #![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod request;

@@ -1,0 +1,116 @@
+//! What computes: the contract between the engine's step and a device. One step is one [`Batch`].
+//!
+//! A batch is plain arrays, the same on every device. A row names a *slot*, the place where the device keeps what it knows of a
+//! request between steps, above all the last token it sampled: a decode row says "continue with your last token", so that a device
+//! that settles late (CUDA, the fake) needs no round trip to the host before the next launch.
+
+pub mod fake;
+
+use std::ops::Range;
+
+use crate::request::Sampling;
+
+/// A physical KV block; index into the backend's one KV region, which is block-major: one block of all layers is contiguous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// Place of a running request on the device, `0 .. Limits::slots`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// What one launch computes. Reused from step to step; the vectors keep their capacity.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    pub rows: Vec<Row>,
+    /// Input ids of all rows with [`Input::Tokens`], concatenated.
+    pub tokens: Vec<u32>,
+    /// Block tables of all rows, concatenated: block `i` of a row holds its positions `i * block_tokens ..`.
+    pub blocks: Vec<BlockId>,
+}
+
+/// A stretch of one request: positions `start .. start + len`, whose keys and values are written and whose queries see `0 ..= self`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    pub slot: Slot,
+    pub input: Input,
+    /// Position of the first input token.
+    pub start: u32,
+    /// This row's part of [`Batch::blocks`]; covers every position up to the row's last.
+    pub blocks: Range<usize>,
+    /// Whether the row's last position yields a token; not so for all but the last chunk of a prompt.
+    pub sample: Option<Sample>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// This range of [`Batch::tokens`].
+    Tokens(Range<usize>),
+    /// The one token that this slot sampled last.
+    Last,
+}
+
+impl Input {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Tokens(range) => range.len(),
+            Self::Last => 1,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How the row's token is drawn; `index` counts the request's generated tokens from 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    pub sampling: Sampling,
+    pub index: u32,
+}
+
+/// A launched batch that is not settled. Tickets settle in the order of their launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// The outcome of one row that samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampled {
+    pub slot: Slot,
+    /// `None`: the logits hold no number to choose from, and only this request fails.
+    pub token: Option<u32>,
+}
+
+/// Sizes that a backend fixes at its start, for life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub vocabulary: usize,
+    pub context_length: usize,
+    pub block_tokens: usize,
+    pub kv_blocks: usize,
+    /// Most rows and most input tokens of one batch.
+    pub slots: usize,
+    pub batch_tokens: usize,
+}
+
+/// A device. Called from one thread; nothing it does may panic on a batch within its [`Capacity`].
+pub trait Backend: Send {
+    fn capacity(&self) -> Capacity;
+
+    /// How many launched batches may be unsettled after a step: 0 where launching computes (CPU), 1 where it overlaps.
+    fn lag(&self) -> usize;
+
+    /// Begins to compute `batch`. Inputs are taken over before this returns.
+    fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError>;
+
+    /// Waits for the oldest ticket and appends one [`Sampled`] per row that samples, in row order.
+    fn settle(&mut self, ticket: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError>;
+}
+
+/// The device failed as a whole; the engine's process ends and its supervisor starts it again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{device}: {what}")]
+pub struct DeviceError {
+    pub device: String,
+    pub what: String,
+}

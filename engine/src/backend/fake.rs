@@ -1,0 +1,1 @@
+//! The fake device: deterministic tokens at a scripted speed, settled late.

@@ -1,0 +1,141 @@
+//! A request as the engine sees it: token ids in, token ids out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use domain::ExtraKeys;
+
+/// The engine's own number of a request, unique in one life of the engine. A client's request id is a label of the edge: two
+/// clients may use the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is submitted.
+pub struct NewRequest {
+    /// 1 ..= context length - 1 token ids, each below the vocabulary size.
+    pub prompt: Arc<[u32]>,
+    pub extra: ExtraKeys,
+    pub sampling: Sampling,
+    pub finish: FinishRules,
+    /// vLLM's `kv_transfer_params`, opaque JSON text; travels with the request and comes back with its last output.
+    pub kv_transfer: Option<Arc<str>>,
+    pub sink: Box<dyn Sink>,
+}
+
+/// How the next token is chosen. Matches vLLM 0.33: a temperature below 1e-5 is greedy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    pub temperature: f32,
+    /// Keep the `top_k` most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of tokens whose probabilities reach `top_p`; 1.0 keeps all.
+    pub top_p: f32,
+    /// The draw for output token `i` depends on (`seed`, `i`) alone: not on batch mates, chunking or preemption.
+    pub seed: u64,
+}
+
+impl Sampling {
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < 1e-5
+    }
+}
+
+/// When a request ends by itself. Stop *strings* are the edge's: it aborts with [`FinishReason::Stop`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FinishRules {
+    /// Most tokens to generate; at least 1.
+    pub tokens_max: u32,
+    /// End-of-sequence ids of the model; none when the client asked to ignore them.
+    pub eos: Vec<u32>,
+    /// The client's stop ids.
+    pub stop: Vec<u32>,
+}
+
+/// Where outputs go. Called on the engine's thread: it must not block.
+pub trait Sink: Send {
+    /// Takes one output; `false` says that nobody reads any more, and the engine frees the request in the next step.
+    fn put(&mut self, output: Output) -> bool;
+}
+
+impl<F: FnMut(Output) -> bool + Send> Sink for F {
+    fn put(&mut self, output: Output) -> bool {
+        self(output)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// The request was admitted to the running batch for the first time; `cached_tokens` of its prompt were found in the cache.
+    Admitted { cached_tokens: u32 },
+    /// One generated token. A stop or end-of-sequence id is delivered too, then [`Output::Finished`].
+    Token(u32),
+    /// The last output.
+    Finished(Finished),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    pub reason: FinishReason,
+    pub prompt_tokens: u32,
+    pub cached_tokens: u32,
+    pub generated_tokens: u32,
+    pub preemptions: u32,
+    pub kv_transfer: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-sequence id.
+    Eos,
+    /// One of the client's stop ids.
+    StopId(u32),
+    /// `tokens_max` or the context length was reached.
+    Length,
+    /// The client went away or the edge ended it.
+    Aborted,
+    /// This request alone failed: not-a-number logits, a device error that named it.
+    Error(String),
+}
+
+/// Why a request was not taken. Nothing of it remains in the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    EmptyPrompt,
+    /// The prompt leaves no room for one generated token.
+    PromptTooLong {
+        tokens: usize,
+        context_length: usize,
+    },
+    /// A token id, in the prompt or among the stop ids, that the model does not have.
+    TokenOutsideVocabulary {
+        token: u32,
+        vocabulary: usize,
+    },
+    /// More KV blocks than the whole pool has.
+    NeverFits {
+        blocks: usize,
+        pool_blocks: usize,
+    },
+    /// The admission limit on waiting requests; come again later.
+    QueueFull {
+        waiting: usize,
+        waiting_max: usize,
+    },
+    /// The admission limit on waiting prompt tokens; come again later.
+    QueueTokensFull {
+        tokens: usize,
+        tokens_max: usize,
+    },
+    /// The engine drains.
+    Draining,
+    /// The engine's thread ended.
+    EngineDead,
+}
