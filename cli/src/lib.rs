@@ -1,2 +1,39 @@
-//! The `trackside` binary: parses, composes, calls the rest.
+//! `trackside` as a library: parses the command line, composes the parts, reports what went wrong. A thin `main` calls [`run`].
 #![forbid(unsafe_code)]
+
+mod args;
+mod builtin;
+mod command;
+mod log;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use domain::Fault;
+
+pub use args::{Args, Command};
+
+/// Runs one command line to its end. Errors go to stderr as one line each; the exit code is the fault's kind.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    log::start(args.log_format);
+    match execute(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("trackside: {fault}");
+            ExitCode::from(fault.kind.exit_code())
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Fault> {
+    match command {
+        Command::Engine(args) => command::engine::run(args),
+        Command::Node(args) => command::node::run(args),
+        Command::Scheduler(args) => command::scheduler::run(args),
+        Command::Up(args) => command::up::run(args),
+        Command::Status(args) => command::status::run(args),
+        Command::Explain(args) => command::explain::run(args),
+    }
+}

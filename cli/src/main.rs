@@ -1,4 +1,6 @@
 //! `trackside`: hands the command line to the library and turns its outcome into an exit code.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -1,2 +1,4 @@
-//! Everything that needs more than one crate; `support` is the library, each suite a binary.
+//! What the suites share: the tree's root, processes that end with their test, HTTP without ceremony, waiting for a condition.
 #![forbid(unsafe_code)]
+
+pub mod tree;

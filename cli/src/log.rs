@@ -1,0 +1,25 @@
+//! Logs on stderr: for people by default, JSON on request, never on stdout, which belongs to answers.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Human,
+    Json,
+}
+
+/// Starts logging for the process. `TRACKSIDE_LOG` filters as `RUST_LOG` does elsewhere: `info`, `scheduler=debug`.
+pub fn start(format: Format) {
+    let filter = EnvFilter::try_from_env("TRACKSIDE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process (tests) keeps the first.
+    let _ = match format {
+        Format::Human => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        Format::Json => builder.json().try_init(),
+    };
+}
