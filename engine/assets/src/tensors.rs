@@ -1,0 +1,96 @@
+//! Where each tensor lies: file, type, shape and byte range, under its Hugging Face name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Element types whose values the engine can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    F32,
+    F16,
+    BF16,
+    /// GGML: 32 weights in 34 bytes: f16 scale, 32 × i8.
+    Q8_0,
+    /// GGML: 32 weights in 18 bytes: f16 scale, 16 bytes of nibbles; value = scale × (nibble − 8).
+    Q4_0,
+    /// GGML: 32 weights in 20 bytes: f16 scale, f16 minimum, 16 bytes of nibbles; value = scale × nibble + minimum.
+    Q4_1,
+}
+
+impl DType {
+    /// Weights per block: rows are a whole number of blocks.
+    pub const fn block_len(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+        }
+    }
+
+    /// Bytes per block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q8_0 => 34,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+        }
+    }
+
+    /// Bytes of a tensor of this shape (row-major, blocks along the last dimension), or why it has none.
+    pub(crate) fn tensor_bytes(self, shape: &[usize]) -> Result<u64, String> {
+        let columns = shape.last().copied().unwrap_or(1);
+        if !columns.is_multiple_of(self.block_len()) {
+            return Err(format!(
+                "rows of {columns} are no whole number of {self} blocks of {}",
+                self.block_len()
+            ));
+        }
+        shape
+            .iter()
+            .try_fold(1u64, |product, &dim| product.checked_mul(dim as u64))
+            .map(|weights| weights / self.block_len() as u64)
+            .and_then(|blocks| blocks.checked_mul(self.block_bytes() as u64))
+            .ok_or_else(|| format!("shape {shape:?} overflows 64 bits"))
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// One tensor's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Index into [`TensorIndex::files`].
+    pub file: usize,
+    pub dtype: DType,
+    /// Row-major, `[rows (out), columns (in)]` for a matrix, `[n]` for a vector: Hugging Face's order.
+    pub shape: Vec<usize>,
+    /// Absolute byte offset in the file; offset + bytes lies within it.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// All tensors that the architecture reads. Those it does not are in the warnings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorIndex {
+    pub files: Vec<PathBuf>,
+    /// By Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
+    pub by_name: BTreeMap<String, TensorInfo>,
+}
+
+impl TensorIndex {
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name)
+    }
+
+    /// Bytes of all tensors together.
+    pub fn total_bytes(&self) -> u64 {
+        self.by_name.values().map(|tensor| tensor.bytes).sum()
+    }
+}
