@@ -5,9 +5,13 @@
 //!      ▲                        │  step = admit, plan, launch → ticket, settle the previous ticket
 //!      └────── Output ◀─────────┘
 //! ```
-//! No async, no I/O, no clock of its own, no unsafe: time is passed to [`step`](step::Engine::step), tokens come out through a
+//! No async, no I/O, no clock of its own, no unsafe: the clock is one of the [`Ports`](step::Ports), tokens come out through a
 //! [`Sink`](request::Sink), and what computes stands behind [`Backend`](backend::Backend).
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod config;
+pub mod handle;
+pub mod kv;
+pub mod observe;
 pub mod request;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use domain::ExtraKeys;
 
@@ -25,6 +26,11 @@ pub struct NewRequest {
     pub finish: FinishRules,
     /// vLLM's `kv_transfer_params`, opaque JSON text; travels with the request and comes back with its last output.
     pub kv_transfer: Option<Arc<str>>,
+    /// Whether the prompt's KV comes from another engine: the request then waits, with its blocks, until
+    /// [`Handle::remote_done`](crate::handle::Handle::remote_done).
+    pub remote_kv: bool,
+    /// When the client's request came in: queue time and time to first token count from here.
+    pub arrived: Instant,
     pub sink: Box<dyn Sink>,
 }
 
@@ -97,6 +103,8 @@ pub enum FinishReason {
     Eos,
     /// One of the client's stop ids.
     StopId(u32),
+    /// One of the client's stop strings, which the edge saw.
+    Stop,
     /// `tokens_max` or the context length was reached.
     Length,
     /// The client went away or the edge ended it.
@@ -106,36 +114,31 @@ pub enum FinishReason {
 }
 
 /// Why a request was not taken. Nothing of it remains in the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
+    #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt leaves no room for one generated token.
-    PromptTooLong {
-        tokens: usize,
-        context_length: usize,
-    },
+    #[error("the prompt has {tokens} tokens; the context holds {context_length}, one of them for output")]
+    PromptTooLong { tokens: usize, context_length: usize },
     /// A token id, in the prompt or among the stop ids, that the model does not have.
-    TokenOutsideVocabulary {
-        token: u32,
-        vocabulary: usize,
-    },
+    #[error("token id {token} is outside the vocabulary of {vocabulary}")]
+    TokenOutsideVocabulary { token: u32, vocabulary: usize },
+    #[error("{ids} stop ids; at most {ids_max} are possible")]
+    TooManyStopIds { ids: usize, ids_max: usize },
     /// More KV blocks than the whole pool has.
-    NeverFits {
-        blocks: usize,
-        pool_blocks: usize,
-    },
+    #[error("the request needs {blocks} KV blocks; this engine has {pool_blocks} for one request")]
+    NeverFits { blocks: usize, pool_blocks: usize },
     /// The admission limit on waiting requests; come again later.
-    QueueFull {
-        waiting: usize,
-        waiting_max: usize,
-    },
+    #[error("{waiting} requests wait already; at most {waiting_max} may")]
+    QueueFull { waiting: usize, waiting_max: usize },
     /// The admission limit on waiting prompt tokens; come again later.
-    QueueTokensFull {
-        tokens: usize,
-        tokens_max: usize,
-    },
+    #[error("{tokens} prompt tokens would wait; at most {tokens_max} may")]
+    QueueTokensFull { tokens: usize, tokens_max: usize },
     /// The engine drains.
+    #[error("the engine drains")]
     Draining,
     /// The engine's thread ended.
+    #[error("the engine's thread has ended")]
     EngineDead,
 }

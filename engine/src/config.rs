@@ -1,0 +1,163 @@
+//! The engine's limits, by name, and how they must relate to the device's.
+
+use std::fmt;
+
+use domain::block::BLOCK_TOKENS_MAX;
+
+use crate::backend::Capacity;
+
+/// vLLM's seed of the block-hash chain where `PYTHONHASHSEED` is not set (0.33).
+pub const HASH_SEED: &str = "vllm-none-hash";
+
+/// Every maximum of one engine. Names follow vLLM's flags where it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most requests in the running batch.
+    pub max_num_seqs: usize,
+    /// Most tokens that one step computes, prefill and decode together.
+    pub max_num_batched_tokens: usize,
+    /// Most prompt tokens of one request in one step; bounds how long a long prompt delays the others' next token.
+    pub prefill_chunk_tokens_max: usize,
+    /// Longest sequence, prompt and output; never more than the device's. vLLM calls it `max_model_len`.
+    pub max_model_len: usize,
+    /// Whether computed blocks are kept for prompts that begin alike.
+    pub prefix_caching: bool,
+    /// Seed of the block-hash chain; engines with one seed name equal blocks alike.
+    pub hash_seed: String,
+    /// Most requests that wait. Whoever comes then is told to come again later.
+    pub waiting_max: usize,
+    /// Most prompt tokens of all waiting requests.
+    pub waiting_tokens_max: usize,
+    /// Most stop ids of one request: they are compared with each token.
+    pub stop_ids_max: usize,
+    /// Most commands, other than requests, that wait for the next step.
+    pub commands_max: usize,
+    /// Most blocks that leases and requests waiting for remote KV keep from the running requests.
+    pub pinned_blocks_max: usize,
+}
+
+impl Config {
+    /// Defaults that suit `capacity`: as much as the device allows, a quarter of its blocks for leases and remote KV at most, and
+    /// never so many that the longest sequence no longer fits beside them.
+    pub fn for_device(capacity: &Capacity) -> Self {
+        let longest_blocks = capacity.context_length.div_ceil(capacity.block_tokens.max(1));
+        Self {
+            max_num_seqs: capacity.slots,
+            max_num_batched_tokens: capacity.batch_tokens,
+            prefill_chunk_tokens_max: capacity.batch_tokens,
+            max_model_len: capacity.context_length,
+            prefix_caching: true,
+            hash_seed: HASH_SEED.into(),
+            waiting_max: 4096,
+            waiting_tokens_max: capacity.context_length.max(4 << 20),
+            stop_ids_max: 128,
+            commands_max: 1024,
+            pinned_blocks_max: (capacity.kv_blocks / 4).min(capacity.kv_blocks.saturating_sub(longest_blocks)),
+        }
+    }
+
+    /// Checks each limit against the device and against the others, and says all that is wrong.
+    pub fn check(&self, capacity: &Capacity) -> Result<(), ConfigError> {
+        let Self {
+            max_num_seqs,
+            max_num_batched_tokens,
+            prefill_chunk_tokens_max,
+            max_model_len,
+            prefix_caching: _,
+            hash_seed: _,
+            waiting_max,
+            waiting_tokens_max,
+            stop_ids_max,
+            commands_max,
+            pinned_blocks_max,
+        } = *self;
+        let Capacity { vocabulary, context_length, block_tokens, kv_blocks, slots, batch_tokens } = *capacity;
+        let relations = [
+            (vocabulary >= 1, format!("the device's vocabulary is {vocabulary}")),
+            (
+                (1..=BLOCK_TOKENS_MAX).contains(&block_tokens),
+                format!("a block of {block_tokens} tokens; 1 to {BLOCK_TOKENS_MAX} are possible"),
+            ),
+            ((1..=slots).contains(&max_num_seqs), format!("max_num_seqs is {max_num_seqs}; the device has {slots} slots")),
+            (
+                (max_num_seqs..=batch_tokens).contains(&max_num_batched_tokens),
+                format!(
+                    "max_num_batched_tokens is {max_num_batched_tokens}; it must be at least max_num_seqs ({max_num_seqs}) and at most the \
+                     device's {batch_tokens}"
+                ),
+            ),
+            (prefill_chunk_tokens_max >= 1, "prefill_chunk_tokens_max is 0; it must be at least 1".into()),
+            (
+                (2..=context_length).contains(&max_model_len),
+                format!("max_model_len is {max_model_len}; it must be 2 to the model's {context_length}"),
+            ),
+            (
+                kv_blocks > pinned_blocks_max && (kv_blocks - pinned_blocks_max).saturating_mul(block_tokens) >= 2,
+                format!(
+                    "pinned_blocks_max is {pinned_blocks_max}; of the device's {kv_blocks} KV blocks two tokens' worth must remain"
+                ),
+            ),
+            (waiting_max >= 1, "waiting_max is 0; it must be at least 1".into()),
+            (
+                waiting_tokens_max >= max_model_len,
+                format!(
+                    "waiting_tokens_max is {waiting_tokens_max}; the longest prompt, max_model_len ({max_model_len}), must fit"
+                ),
+            ),
+            (stop_ids_max >= 1, "stop_ids_max is 0; it must be at least 1".into()),
+            (commands_max >= 1, "commands_max is 0; it must be at least 1".into()),
+        ];
+        let wrong: Vec<String> = relations.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
+    }
+
+    /// Longest sequence that is served: what the model allows, and what fits the pool beside everything pinned, so that a request
+    /// alone can always go on.
+    pub fn length_max(&self, capacity: &Capacity) -> usize {
+        let free_blocks = capacity.kv_blocks.saturating_sub(self.pinned_blocks_max);
+        self.max_model_len.min(free_blocks.saturating_mul(capacity.block_tokens))
+    }
+}
+
+/// All limits that do not go together, one sentence each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: Capacity =
+        Capacity { vocabulary: 100, context_length: 64, block_tokens: 16, kv_blocks: 8, slots: 4, batch_tokens: 32 };
+
+    #[test]
+    fn the_defaults_suit_the_device() {
+        let config = Config::for_device(&DEVICE);
+        assert_eq!(config.check(&DEVICE), Ok(()));
+        assert_eq!((config.pinned_blocks_max, config.length_max(&DEVICE)), (2, 64));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let good = Config::for_device(&DEVICE);
+        let check = |change: fn(&mut Config), mistakes: usize| {
+            let mut config = good.clone();
+            change(&mut config);
+            assert_eq!(config.check(&DEVICE).map_err(|error| error.0.len()), Err(mistakes), "{config:?}");
+        };
+        check(|config| config.max_num_seqs = 5, 1);
+        check(|config| config.max_num_batched_tokens = 3, 1);
+        check(|config| config.max_model_len = 65, 1);
+        check(|config| config.pinned_blocks_max = 8, 1);
+        check(|config| config.waiting_tokens_max = 63, 1);
+        check(|config| (config.max_num_seqs, config.waiting_max, config.stop_ids_max) = (0, 0, 0), 3);
+    }
+}

@@ -1,0 +1,168 @@
+//! What is told of the engine's work: a report per step for the metrics, and a snapshot that any thread may read at any time.
+
+use std::time::Duration;
+
+use crate::request::{FinishReason, RequestId};
+
+/// Takes reports. Called on the engine's thread: it must not block.
+pub trait Observer: Send {
+    fn step(&mut self, report: &StepReport);
+}
+
+impl<F: FnMut(&StepReport) + Send> Observer for F {
+    fn step(&mut self, report: &StepReport) {
+        self(report);
+    }
+}
+
+/// What one step did. Reused from step to step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Counts steps from 1.
+    pub step: u64,
+    /// The batches that settled in this step; none or one while the engine is busy.
+    pub settled: Vec<BatchReport>,
+    /// Requests that were admitted to the running batch for the first time.
+    pub admitted: Vec<AdmittedReport>,
+    /// From arrival to first token, of each request whose first token came in this step.
+    pub first_token: Vec<Duration>,
+    /// From one token to the next, of each further token of this step.
+    pub inter_token: Vec<Duration>,
+    pub finished: Vec<FinishedReport>,
+    /// Requests that lost their blocks and wait again.
+    pub preempted: u32,
+}
+
+impl StepReport {
+    pub(crate) fn clear(&mut self) {
+        let Self { step: _, settled, admitted, first_token, inter_token, finished, preempted } = self;
+        settled.clear();
+        admitted.clear();
+        first_token.clear();
+        inter_token.clear();
+        finished.clear();
+        *preempted = 0;
+    }
+}
+
+/// A batch that settled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchReport {
+    pub rows: u32,
+    /// Tokens computed in rows that are not one token behind the sequence's end.
+    pub prefill_tokens: u32,
+    /// Rows that computed one token behind the sequence's end.
+    pub decode_tokens: u32,
+    /// How long the device was at it: from its launch, or from the end of the batch before where that is later.
+    pub duration: Duration,
+}
+
+impl BatchReport {
+    /// All tokens of the batch: what vLLM calls `iteration_tokens_total`.
+    pub fn tokens(&self) -> u32 {
+        self.prefill_tokens + self.decode_tokens
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdmittedReport {
+    pub request: RequestId,
+    pub prompt_tokens: u32,
+    /// Prompt tokens found in this engine's prefix cache.
+    pub cached_tokens: u32,
+    /// Prompt tokens whose KV came from another engine.
+    pub remote_tokens: u32,
+    /// From arrival to admission.
+    pub queue: Duration,
+}
+
+/// A request from its arrival to its end. Intervals that did not come to pass are `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FinishedReport {
+    pub request: RequestId,
+    pub reason: FinishReason,
+    pub prompt_tokens: u32,
+    pub cached_tokens: u32,
+    pub generated_tokens: u32,
+    /// `max_tokens` of the request.
+    pub tokens_max: u32,
+    pub preemptions: u32,
+    /// From arrival to end.
+    pub e2e: Duration,
+    /// From arrival to admission.
+    pub queue: Option<Duration>,
+    /// From admission to first token.
+    pub prefill: Option<Duration>,
+    /// From first to last token.
+    pub decode: Option<Duration>,
+    /// From admission to last token.
+    pub inference: Option<Duration>,
+}
+
+/// State and counters of an engine at one moment. Counters begin with the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Steps done; stands still only when there is nothing to do, or when the engine is stuck.
+    pub steps: u64,
+    /// Requests submitted, preempted ones included, that are not in the running batch.
+    pub waiting: usize,
+    /// Requests among [`Self::waiting`] that wait for remote KV.
+    pub waiting_remote: usize,
+    /// Prompt tokens of requests that were never admitted.
+    pub waiting_tokens: usize,
+    pub running: usize,
+    pub draining: bool,
+    /// Blocks that a request, a lease or a batch in flight holds.
+    pub used_blocks: usize,
+    /// Blocks that can be handed out; cached ones among them.
+    pub free_blocks: usize,
+    pub total_blocks: usize,
+    pub block_tokens: usize,
+    /// Blocks that the prefix cache knows, held or free.
+    pub cached_blocks: usize,
+    pub leases: usize,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_query_tokens: u64,
+    /// Prompt tokens found there.
+    pub prefix_hit_tokens: u64,
+    /// Prompt tokens of admitted requests.
+    pub prompt_tokens: u64,
+    pub generated_tokens: u64,
+    pub preemptions: u64,
+    /// Requests that ended, however they did.
+    pub finished: u64,
+    /// Requests turned away by the admission limits.
+    pub rejected: u64,
+    /// Aborts and commands that found their queue full.
+    pub dropped_commands: u64,
+    /// KV event batches published; also the sequence of the next one.
+    pub kv_event_batches: u64,
+    /// Prefill speed over recent batches, tokens per second.
+    pub prefill_tok_s: Option<f64>,
+    /// Duration of recent batches that only decoded, milliseconds.
+    pub decode_step_ms: Option<f64>,
+}
+
+/// Weight of the newest batch in the measured rates: about ten batches are remembered.
+const RATE_WEIGHT: f64 = 0.1;
+
+/// Fewest prompt tokens for a batch to count as a measure of prefill speed; below, the fixed cost of a step dominates.
+const PREFILL_TOKENS_MIN: u32 = 16;
+
+impl Stats {
+    /// Takes a settled batch into the measured rates.
+    pub(crate) fn measure(&mut self, batch: &BatchReport) {
+        let seconds = batch.duration.as_secs_f64();
+        let recent =
+            |rate: &mut Option<f64>, value: f64| *rate = Some(rate.map_or(value, |old| old + RATE_WEIGHT * (value - old)));
+        if batch.prefill_tokens == 0 && batch.decode_tokens > 0 {
+            recent(&mut self.decode_step_ms, seconds * 1e3);
+        }
+        if batch.prefill_tokens >= PREFILL_TOKENS_MIN {
+            // What the decode rows of a mixed batch cost is taken off, but never more than half: the estimate may be stale.
+            let decode_s = if batch.decode_tokens > 0 { self.decode_step_ms.unwrap_or(0.0) / 1e3 } else { 0.0 };
+            let prefill_s = (seconds - decode_s).max(seconds / 2.0).max(1e-9);
+            recent(&mut self.prefill_tok_s, f64::from(batch.prefill_tokens) / prefill_s);
+        }
+    }
+}
