@@ -32,7 +32,7 @@
 //! }
 //! # Ok::<(), ebpf::Absent>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod absent;
 mod btf;
