@@ -1,0 +1,86 @@
+//! Chats to prompts: the model's Jinja template, rendered as transformers 5 renders it.
+
+mod messages;
+mod template;
+mod values;
+
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+
+pub(crate) use self::template::Templates;
+use crate::error::TextError;
+
+/// What a prompt is rendered from.
+#[derive(Debug, Clone)]
+pub struct ChatRequest<'a> {
+    /// OpenAI messages: objects with `role`, and `content` that is a string, null, or a list of text parts.
+    pub messages: &'a [Value],
+    /// OpenAI tools. An empty list is none.
+    pub tools: &'a [Value],
+    /// Documents for retrieval templates. An empty list is none.
+    pub documents: &'a [Value],
+    /// End with what makes the model answer.
+    pub add_generation_prompt: bool,
+    /// End inside the last message, which the model goes on with.
+    pub continue_final_message: bool,
+    /// A template in place of the model's own. It comes from the client: fuel and size limits hold for it as for any other.
+    pub template: Option<&'a str>,
+    /// Extra variables (`chat_template_kwargs`).
+    pub kwargs: Option<&'a Map<String, Value>>,
+    /// What `strftime_now` tells, in UTC.
+    pub now: SystemTime,
+}
+
+impl<'a> ChatRequest<'a> {
+    /// A plain chat that the model is to answer.
+    pub fn new(messages: &'a [Value], now: SystemTime) -> Self {
+        Self {
+            messages,
+            tools: &[],
+            documents: &[],
+            add_generation_prompt: true,
+            continue_final_message: false,
+            template: None,
+            kwargs: None,
+            now,
+        }
+    }
+}
+
+pub(crate) fn render(templates: &Templates, request: &ChatRequest<'_>) -> Result<String, TextError> {
+    if request.messages.is_empty() {
+        return Err(TextError::request("messages", "must not be empty"));
+    }
+    if request.add_generation_prompt && request.continue_final_message {
+        return Err(TextError::request("continue_final_message", "cannot be true while add_generation_prompt is true"));
+    }
+    let variables = values::variables(templates, request)?;
+    let rendered = templates.render(request, variables)?;
+    if request.continue_final_message { cut_after_final_message(rendered, request.messages) } else { Ok(rendered) }
+}
+
+/// Cuts the prompt behind the last message's text, as transformers does: where the template trimmed the text, behind the trimmed text.
+fn cut_after_final_message(mut rendered: String, messages: &[Value]) -> Result<String, TextError> {
+    let place = || format!("messages[{}]", messages.len() - 1);
+    let content = messages.last().and_then(|message| message.get("content"));
+    let text = match content {
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(Value::Array(parts)) => {
+            parts.iter().rev().find_map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)))
+        }
+        _ => None,
+    };
+    let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
+        return Err(TextError::request(place(), "has no text to continue"));
+    };
+    let Some(start) = rendered.rfind(text.trim()) else {
+        return Err(TextError::request(
+            place(),
+            "does not appear in the prompt as the chat template renders it, so it cannot be continued",
+        ));
+    };
+    let kept = if rendered[start..].starts_with(text.trim_start()) { text.trim_start() } else { text.trim() };
+    rendered.truncate(start + kept.len());
+    Ok(rendered)
+}

@@ -1,0 +1,78 @@
+//! A tokenizer out of text assets: `tokenizer.json` as it is, or the one that a GGUF's metadata describes.
+
+mod bytes;
+mod gguf;
+
+use engine_assets::{SpecialToken, TextAssets, TokenizerSource};
+use tokenizers::{DecoderWrapper, Tokenizer};
+
+pub(crate) use self::bytes::{Bytes, push_lossy};
+use crate::error::TextError;
+
+/// Most tokens of a vocabulary. Ids are indices of tables, so a tokenizer with one token of id 4 billion must not make one.
+const MAX_VOCAB: usize = 1 << 22;
+
+/// What there is of a tokenizer once it is built.
+pub(crate) struct Built {
+    pub tokenizer: Tokenizer,
+    pub special: Special,
+    pub bytes: Option<Bytes>,
+    pub vocab_size: usize,
+}
+
+/// Ids around a whole text.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Special {
+    pub first: Option<u32>,
+    pub last: Option<u32>,
+}
+
+impl Special {
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none() && self.last.is_none()
+    }
+
+    pub fn around(&self, ids: &[u32]) -> Vec<u32> {
+        self.first.into_iter().chain(ids.iter().copied()).chain(self.last).collect()
+    }
+}
+
+pub(crate) fn build(assets: &TextAssets) -> Result<Built, TextError> {
+    let (mut tokenizer, special) = match &assets.tokenizer {
+        // The post-processor in the file adds what is to be added.
+        TokenizerSource::HuggingFace(json) => (
+            Tokenizer::from_bytes(json).map_err(|error| TextError::Tokenizer(format!("tokenizer.json: {error}")))?,
+            Special::default(),
+        ),
+        TokenizerSource::Gguf(gguf) => {
+            let built = gguf::build(gguf, assets)?;
+            let id = |wanted: bool, role: &str, token: &Option<SpecialToken>| match (wanted, token) {
+                (false, _) => Ok(None),
+                (true, Some(token)) => Ok(token.id),
+                (true, None) => Err(TextError::Tokenizer(format!("it is to add a {role} token and names none"))),
+            };
+            let special = Special { first: id(built.add_bos, "bos", &assets.bos)?, last: id(built.add_eos, "eos", &assets.eos)? };
+            (built.tokenizer, special)
+        }
+    };
+    // Files may ask for truncation and padding, which transformers applies only when the caller asks, too.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+    let vocab_size = vocab_size(&tokenizer)?;
+    let bytes = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))).then(|| Bytes::new(&tokenizer, vocab_size));
+    Ok(Built { tokenizer, special, bytes, vocab_size })
+}
+
+fn vocab_size(tokenizer: &Tokenizer) -> Result<usize, TextError> {
+    // Most vocabularies have no gaps, and then the number of tokens is the answer, without a copy of the vocabulary.
+    let count = tokenizer.get_vocab_size(true);
+    let dense = count > 0 && tokenizer.id_to_token(count as u32 - 1).is_some() && tokenizer.id_to_token(count as u32).is_none();
+    let size = if dense { count } else { tokenizer.get_vocab(true).values().max().map_or(0, |largest| *largest as usize + 1) };
+    match size {
+        0 => Err(TextError::Tokenizer("it has no tokens".to_owned())),
+        size if size > MAX_VOCAB => {
+            Err(TextError::Tokenizer(format!("its largest token id is {}; at most {MAX_VOCAB} are supported", size - 1)))
+        }
+        size => Ok(size),
+    }
+}
