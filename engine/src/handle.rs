@@ -16,6 +16,9 @@ use crate::kv::lease::LeaseId;
 use crate::observe::Stats;
 use crate::request::{FinishReason, NewRequest, Rejected, RequestId};
 
+/// Output tokens that a sequence has room for before its vector grows.
+const OUTPUT_TOKENS_USUAL: usize = 1024;
+
 /// Speaks to the engine from any thread, and never waits for it. When the last handle is dropped, the engine finishes what it has
 /// and ends.
 #[derive(Clone)]
@@ -47,13 +50,16 @@ impl Handle {
             hashes.reserve_exact(request.prompt.len() / limits.capacity.block_tokens);
             limits.hasher.clone().extend(&mut hashes, &request.prompt, &request.extra);
         }
+        // The sequence grows by its output; room for an answer of usual length is made here.
+        let mut tokens = Vec::with_capacity(request.prompt.len() + (request.finish.tokens_max as usize).min(OUTPUT_TOKENS_USUAL));
+        tokens.extend_from_slice(&request.prompt);
         let mut inbox = self.door.lock();
-        inbox.has_room(limits, request.prompt.len())?;
+        inbox.has_room(limits, tokens.len())?;
         let id = RequestId(inbox.next_id);
         inbox.next_id += 1;
         inbox.waiting += 1;
-        inbox.waiting_tokens += request.prompt.len();
-        inbox.mail.submitted.push(Submitted { id, request, hashes });
+        inbox.waiting_tokens += tokens.len();
+        inbox.mail.submitted.push(Submitted { id, request, tokens, hashes });
         drop(inbox);
         self.door.bell.notify_one();
         Ok(id)
@@ -283,6 +289,8 @@ impl Mail {
 pub(crate) struct Submitted {
     pub id: RequestId,
     pub request: NewRequest,
+    /// The prompt, with room to grow.
+    pub tokens: Vec<u32>,
     /// Of the prompt's full blocks; empty without prefix caching.
     pub hashes: Vec<BlockHash>,
 }
@@ -313,6 +321,10 @@ pub(crate) enum Outlook {
 }
 
 impl Inbox {
+    fn outlook(&self) -> Outlook {
+        if self.draining { Outlook::Draining } else { Outlook::Open }
+    }
+
     fn has_room(&mut self, limits: &Limits, prompt_tokens: usize) -> Result<(), Rejected> {
         let Config { waiting_max, waiting_tokens_max, .. } = limits.config;
         let refused = if self.dead {
@@ -343,18 +355,18 @@ impl Door {
         inbox.waiting = inbox.waiting.checked_sub(departed.requests).expect("who leaves the queue was in it");
         inbox.waiting_tokens = inbox.waiting_tokens.checked_sub(departed.prompt_tokens).expect("its tokens were in it too");
         std::mem::swap(&mut inbox.mail, mail);
-        if inbox.draining { Outlook::Draining } else { Outlook::Open }
+        inbox.outlook()
     }
 
-    /// Waits until there is mail, the engine shall drain, or `timeout` has passed.
-    pub fn wait(&self, timeout: Option<Duration>) {
+    /// Waits until there is mail, the outlook is no longer `outlook`, or `timeout` has passed; says what it is then.
+    pub fn wait(&self, outlook: Outlook, timeout: Option<Duration>) -> Outlook {
         let inbox = self.lock();
-        let idle = |inbox: &mut Inbox| inbox.mail.is_empty() && !inbox.draining;
-        // The guard is dropped at once: `take` opens the door again, as it does while the engine is busy.
-        match timeout {
-            Some(timeout) => drop(self.bell.wait_timeout_while(inbox, timeout, idle)),
-            None => drop(self.bell.wait_while(inbox, idle)),
-        }
+        let idle = |inbox: &mut Inbox| inbox.mail.is_empty() && inbox.outlook() == outlook;
+        let inbox = match timeout {
+            Some(timeout) => self.bell.wait_timeout_while(inbox, timeout, idle).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.bell.wait_while(inbox, idle).unwrap_or_else(PoisonError::into_inner),
+        };
+        inbox.outlook()
     }
 
     pub fn publish(&self, stats: &Stats) {

@@ -14,4 +14,7 @@ pub mod config;
 pub mod handle;
 pub mod kv;
 pub mod observe;
+mod plan;
 pub mod request;
+mod sequence;
+pub mod step;

@@ -1,0 +1,116 @@
+//! Which blocks are known by their content.
+//!
+//! The known blocks form a tree: a block is known only while its parent is. Holders keep that up: who holds a known block holds all
+//! before it, and a sequence's blocks are freed last block first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use domain::ExtraKeys;
+
+use super::event::CachedBlock;
+use super::hash::BlockHash;
+use crate::backend::BlockId;
+
+#[derive(Debug)]
+pub struct Prefix {
+    by_hash: HashMap<BlockHash, BlockId>,
+    /// What each block holds, where it is known.
+    content: Vec<Option<Content>>,
+    /// Token ids of all blocks, known or not, one after another: no allocation per block.
+    tokens: Vec<u32>,
+    block_tokens: usize,
+}
+
+/// What a known block holds, but for its tokens.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub hash: BlockHash,
+    pub parent: Option<BlockHash>,
+    /// Position in its sequence, in blocks.
+    pub index: u32,
+    pub extra: Arc<ExtraKeys>,
+}
+
+impl Prefix {
+    pub fn new(blocks: usize, block_tokens: usize) -> Self {
+        Self { by_hash: HashMap::new(), content: vec![None; blocks], tokens: vec![0; blocks * block_tokens], block_tokens }
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_hash.is_empty()
+    }
+
+    pub fn find(&self, hash: &BlockHash) -> Option<BlockId> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// The known blocks at the start of a chain.
+    pub fn find_chain(&self, chain: &[BlockHash]) -> impl Iterator<Item = BlockId> {
+        chain.iter().map_while(|hash| self.find(hash))
+    }
+
+    pub fn is_known(&self, block: BlockId) -> bool {
+        self.content[block.0 as usize].is_some()
+    }
+
+    /// Makes a block known.
+    ///
+    /// # Panics
+    /// The block or the hash is known already.
+    pub fn insert(&mut self, block: BlockId, content: Content, tokens: &[u32]) {
+        let i = block.0 as usize;
+        self.tokens[i * self.block_tokens..(i + 1) * self.block_tokens].copy_from_slice(tokens);
+        assert!(self.by_hash.insert(content.hash, block).is_none(), "one block is known by {}", content.hash);
+        assert!(self.content[i].replace(content).is_none(), "{block:?} is known by one hash");
+    }
+
+    /// Makes a block unknown; says by which hash it was known.
+    pub fn remove(&mut self, block: BlockId) -> Option<BlockHash> {
+        let hash = self.content[block.0 as usize].take()?.hash;
+        self.by_hash.remove(&hash).expect("a known block can be found by its hash");
+        Some(hash)
+    }
+
+    /// Makes these blocks, and all that are known behind them, unknown.
+    pub fn remove_trees(&mut self, roots: impl Iterator<Item = BlockId>) -> Vec<BlockHash> {
+        let mut removed: Vec<BlockHash> = roots.filter_map(|block| self.remove(block)).collect();
+        // Rare, so that no list of children is kept for it: parents come first in this order.
+        let mut rest: Vec<(u32, u32)> = Vec::new();
+        for (block, content) in (0..).zip(&self.content) {
+            rest.extend(content.as_ref().map(|content| (content.index, block)));
+        }
+        rest.sort_unstable();
+        let mut gone: std::collections::HashSet<BlockHash> = removed.iter().copied().collect();
+        for (_, block) in rest {
+            let parent = self.content[block as usize].as_ref().and_then(|content| content.parent);
+            if parent.is_some_and(|parent| gone.contains(&parent)) {
+                let hash = self.remove(BlockId(block)).expect("it is known");
+                gone.insert(hash);
+                removed.push(hash);
+            }
+        }
+        removed
+    }
+
+    pub fn clear(&mut self) {
+        self.by_hash.clear();
+        self.content.fill(None);
+    }
+
+    /// All known blocks, parents before their children.
+    pub fn list(&self) -> Vec<CachedBlock> {
+        let mut list: Vec<CachedBlock> = Vec::with_capacity(self.len());
+        for (content, tokens) in self.content.iter().zip(self.tokens.chunks_exact(self.block_tokens)) {
+            let Some(Content { hash, parent, index, extra }) = content else { continue };
+            let (hash, parent, extra, index) = (*hash, *parent, Arc::clone(extra), *index as usize);
+            list.push(CachedBlock { hash, parent, tokens: tokens.to_vec(), extra, index });
+        }
+        list.sort_by_key(|block| block.index);
+        list
+    }
+}

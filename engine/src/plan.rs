@@ -1,0 +1,311 @@
+//! What the next batch computes. There are no phases of prefill and decode: each request has computed some of its tokens, and a
+//! budget is handed out so that it catches up. The order is vLLM 0.33's (`v1/core/sched/scheduler.py`): first the running requests in
+//! the order of their admission, then, if none of them lost its blocks, the waiting ones.
+
+use std::collections::VecDeque;
+
+use crate::backend::{Batch, BlockId, Row, Slot};
+use crate::handle::Limits;
+use crate::kv::hash::BlockHasher;
+use crate::kv::{Full, Kv};
+use crate::request::RequestId;
+use crate::sequence::{Chunk, Key, Sequence, State, Table};
+
+/// All requests and all that they hold: what planning and settling change.
+pub struct Schedule {
+    pub table: Table,
+    /// In the order of admission: the last is the first to be preempted.
+    pub running: Vec<Key>,
+    pub waiting: VecDeque<Key>,
+    pub kv: Kv,
+    /// Slots that no request has.
+    pub slots: Vec<Slot>,
+    /// What batches in flight may still touch, in the order of their launch.
+    pub retired: VecDeque<Retired>,
+    /// Blocks among `retired` that nobody else holds: they are as good as free for deciding whether to preempt.
+    coming: usize,
+    /// Batches launched so far; also the number of the last one.
+    pub launches: u64,
+    /// Number of the last batch that settled.
+    pub settled: u64,
+    /// Blocks of requests that wait for remote KV, or have it and wait to run.
+    pub remote_blocks: usize,
+    max_num_seqs: usize,
+    max_num_batched_tokens: usize,
+    chunk_tokens_max: usize,
+    length_max: usize,
+}
+
+/// Blocks and a slot whose owner is gone while batch `launch` was in flight: reusable once that has settled.
+pub struct Retired {
+    launch: u64,
+    pub blocks: Vec<BlockId>,
+    slot: Option<Slot>,
+    sole: usize,
+}
+
+/// What one call of [`Schedule::plan`] decided; reused from step to step.
+#[derive(Default)]
+pub struct Plan {
+    pub rows: Vec<PlannedRow>,
+    /// Requests admitted for the first time.
+    pub admitted: Vec<Key>,
+    pub preempted: u32,
+    /// Prompt tokens that admissions looked up in the prefix cache, and found.
+    pub query_tokens: u64,
+    pub hit_tokens: u64,
+}
+
+/// What settling must know of a row.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedRow {
+    pub key: Key,
+    pub id: RequestId,
+    pub slot: Slot,
+    pub residence: u32,
+    pub chunk: Chunk,
+}
+
+impl Plan {
+    pub fn clear(&mut self) {
+        let Self { rows, admitted, preempted, query_tokens, hit_tokens } = self;
+        rows.clear();
+        admitted.clear();
+        (*preempted, *query_tokens, *hit_tokens) = (0, 0, 0);
+    }
+}
+
+enum Room {
+    Ready,
+    /// Blocks come free when the batches in flight settle.
+    Later,
+    /// The request itself had to give way.
+    Lost,
+}
+
+impl Schedule {
+    pub fn new(limits: &Limits) -> Self {
+        let (config, capacity) = (&limits.config, &limits.capacity);
+        let slots = u32::try_from(config.max_num_seqs).expect("slots are numbered by u32");
+        Self {
+            table: Table::default(),
+            running: Vec::with_capacity(config.max_num_seqs),
+            waiting: VecDeque::new(),
+            kv: Kv::new(capacity.kv_blocks, capacity.block_tokens),
+            slots: (0..slots).rev().map(Slot).collect(),
+            retired: VecDeque::new(),
+            coming: 0,
+            launches: 0,
+            settled: 0,
+            remote_blocks: 0,
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            chunk_tokens_max: config.prefill_chunk_tokens_max,
+            length_max: limits.length_max,
+        }
+    }
+
+    /// Fills `batch`, and `plan` with what its rows mean; moves requests between `waiting` and `running`. The batch must be launched
+    /// next, as number `self.launches + 1`.
+    pub fn plan(&mut self, batch: &mut Batch, plan: &mut Plan) {
+        batch.rows.clear();
+        batch.tokens.clear();
+        batch.blocks.clear();
+        plan.clear();
+        let mut budget = self.max_num_batched_tokens;
+        self.plan_running(&mut budget, batch, plan);
+        // Whoever lost its blocks would lose them again to who is admitted now.
+        if plan.preempted == 0 {
+            self.plan_waiting(&mut budget, batch, plan);
+        }
+        assert!(batch.rows.len() <= self.max_num_seqs, "one row per slot");
+    }
+
+    fn plan_running(&mut self, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
+        // Blocks of `coming` that rows of this plan wait for.
+        let mut promised = 0;
+        let mut i = 0;
+        while i < self.running.len() && *budget > 0 {
+            let key = self.running[i];
+            i += 1;
+            let Some(chunk) = self.table.get(key).next_chunk((*budget).min(self.chunk_tokens_max), self.length_max) else {
+                continue;
+            };
+            match self.make_room(key, chunk.start + chunk.tokens, &mut promised, plan) {
+                Room::Ready => self.push_row(key, chunk, budget, batch, plan),
+                Room::Later => {}
+                Room::Lost => break,
+            }
+        }
+    }
+
+    /// Gives `key` blocks for its first `positions` positions, preempting from the end of the running requests. Those come later in
+    /// this plan than `key`, so that no row is taken back.
+    fn make_room(&mut self, key: Key, positions: u32, promised: &mut usize, plan: &mut Plan) -> Room {
+        let needed = self.kv.blocks_for(positions as usize).saturating_sub(self.table.get(key).blocks.len());
+        if needed == 0 {
+            return Room::Ready;
+        }
+        loop {
+            if self.kv.free() >= needed {
+                let blocks = &mut self.table.get_mut(key).blocks;
+                for _ in 0..needed {
+                    let grown = self.kv.grow(blocks);
+                    assert!(grown, "as many were free");
+                }
+                return Room::Ready;
+            }
+            if (self.kv.free() + self.coming).saturating_sub(*promised) >= needed {
+                *promised += needed;
+                return Room::Later;
+            }
+            let victim = self.running.pop().expect("the request that needs room runs");
+            self.preempt(victim);
+            plan.preempted += 1;
+            if victim == key {
+                return Room::Lost;
+            }
+        }
+    }
+
+    /// Takes everything from a request that was running; it is recomputed later, first of all that wait.
+    fn preempt(&mut self, key: Key) {
+        let sequence = self.table.get_mut(key);
+        sequence.become_state(State::Waiting);
+        sequence.preemptions += 1;
+        self.retire(key);
+        self.waiting.push_front(key);
+    }
+
+    fn plan_waiting(&mut self, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
+        while *budget > 0 && !self.slots.is_empty() {
+            let Some(&key) = self.waiting.front() else { break };
+            let sequence = self.table.get_mut(key);
+            // Preempted while its last token was in flight: the next step knows it.
+            if sequence.progress.pending > 0 {
+                break;
+            }
+            let first = sequence.residence == 0;
+            match sequence.blocks.is_empty() {
+                true => {
+                    let Some(hits) = reserve(&mut self.kv, sequence) else { break };
+                    if first {
+                        plan.query_tokens += sequence.tokens.len() as u64;
+                        plan.hit_tokens += u64::from(hits);
+                        sequence.cached_tokens = hits;
+                    }
+                }
+                false => self.remote_blocks -= sequence.blocks.len(),
+            }
+            self.waiting.pop_front();
+            sequence.become_state(State::Running);
+            sequence.slot = self.slots.pop();
+            sequence.residence += 1;
+            let chunk = sequence.next_chunk((*budget).min(self.chunk_tokens_max), self.length_max);
+            let chunk = chunk.expect("a request at its limits has ended");
+            self.running.push(key);
+            self.push_row(key, chunk, budget, batch, plan);
+            if first {
+                plan.admitted.push(key);
+            }
+        }
+    }
+
+    fn push_row(&mut self, key: Key, chunk: Chunk, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
+        let sequence = self.table.get_mut(key);
+        let slot = sequence.slot.expect("a running request has a slot");
+        let input = sequence.input(&chunk, &mut batch.tokens);
+        let first_block = batch.blocks.len();
+        let used = self.kv.blocks_for((chunk.start + chunk.tokens) as usize);
+        batch.blocks.extend_from_slice(&sequence.blocks[..used]);
+        let blocks = first_block..batch.blocks.len();
+        batch.rows.push(Row { slot, input, start: chunk.start, blocks, sample: sequence.sample(&chunk) });
+        sequence.progress.launch(&chunk);
+        sequence.in_flight += 1;
+        sequence.last_launch = self.launches + 1;
+        *budget -= chunk.tokens as usize;
+        plan.rows.push(PlannedRow { key, id: sequence.id, slot, residence: sequence.residence, chunk });
+    }
+
+    /// Takes blocks and slot from a request. They are free at once, or when the last batch that touches them has settled.
+    pub fn retire(&mut self, key: Key) {
+        let sequence = self.table.get_mut(key);
+        let (blocks, slot) = (std::mem::take(&mut sequence.blocks), sequence.slot.take());
+        sequence.offered = 0;
+        sequence.progress.computed = 0;
+        sequence.progress.settled = 0;
+        sequence.progress.sampled_here = false;
+        let launch = if sequence.in_flight > 0 { sequence.last_launch } else { self.settled };
+        self.retire_blocks(launch, blocks, slot);
+    }
+
+    /// Lets go of blocks and a slot once batch `launch` has settled.
+    pub fn retire_blocks(&mut self, launch: u64, blocks: Vec<BlockId>, slot: Option<Slot>) {
+        if launch <= self.settled {
+            self.kv.release(&blocks);
+            self.slots.extend(slot);
+            return;
+        }
+        let sole = blocks.iter().filter(|&&block| self.kv.pool().holders(block) == 1).count();
+        self.coming += sole;
+        // Launches retire nearly in order; the list is short.
+        let at = self.retired.partition_point(|other| other.launch <= launch);
+        self.retired.insert(at, Retired { launch, blocks, slot, sole });
+    }
+
+    /// Batch `launch` has settled: what waited for it is free.
+    pub fn release_retired(&mut self, launch: u64) {
+        assert_eq!(launch, self.settled + 1, "batches settle in the order of their launch");
+        self.settled = launch;
+        while self.retired.front().is_some_and(|retired| retired.launch <= launch) {
+            let Some(retired) = self.retired.pop_front() else { break };
+            self.coming -= retired.sole;
+            self.kv.release(&retired.blocks);
+            self.slots.extend(retired.slot);
+        }
+    }
+
+    /// Makes the full blocks of a request known that have settled since the last time.
+    pub fn offer(&mut self, key: Key, hasher: &mut BlockHasher) {
+        let block_tokens = self.kv.block_tokens();
+        let sequence = self.table.get_mut(key);
+        let full = sequence.progress.settled.min(sequence.progress.known) as usize / block_tokens;
+        if full <= sequence.offered {
+            return;
+        }
+        hasher.extend(&mut sequence.hashes, &sequence.tokens[..full * block_tokens], &sequence.extra);
+        let mut replaced = Vec::new();
+        for index in sequence.offered..full {
+            let tokens = &sequence.tokens[index * block_tokens..(index + 1) * block_tokens];
+            let (hash, parent) = (sequence.hashes[index], index.checked_sub(1).map(|before| sequence.hashes[before]));
+            let full = Full { index, hash, parent, tokens, extra: &sequence.extra };
+            replaced.extend(self.kv.cache(&mut sequence.blocks, &full));
+        }
+        sequence.offered = full;
+        let launch = if sequence.in_flight > 0 { sequence.last_launch } else { self.settled };
+        if !replaced.is_empty() {
+            self.retire_blocks(launch, replaced, None);
+        }
+    }
+
+    /// Takes requests that have ended out of the lists.
+    pub fn sweep(&mut self) {
+        let table = &self.table;
+        self.running.retain(|&key| table.holds(key));
+        self.waiting.retain(|&key| table.holds(key));
+    }
+}
+
+/// Gives a request blocks for all its tokens and the next, the first of them from the prefix cache, and says how many tokens those
+/// hold. At least one token is left to compute: what is sampled comes from it. `None` where it does not fit.
+pub fn reserve(kv: &mut Kv, sequence: &mut Sequence) -> Option<u32> {
+    let tokens = sequence.tokens.len();
+    let blocks = kv.blocks_for(tokens + 1);
+    let chain = (tokens - 1) / kv.block_tokens();
+    let chain = &sequence.hashes[..chain.min(sequence.hashes.len())];
+    let hits = kv.take(chain, blocks, &mut sequence.blocks)?;
+    sequence.offered = hits;
+    let cached = u32::try_from(hits * kv.block_tokens()).expect("a prompt fits the context");
+    sequence.progress.restart(cached);
+    Some(cached)
+}

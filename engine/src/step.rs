@@ -1,0 +1,247 @@
+//! The engine's loop on one screen: admit, plan, launch, settle the previous.
+
+mod mail;
+mod settle;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{Backend, Batch, BlockId, DeviceError, Sampled, Ticket};
+use crate::config::{Config, ConfigError};
+use crate::handle::{Departed, Door, Handle, Limits, Mail, Outlook};
+use crate::kv::event::KvSink;
+use crate::kv::hash::BlockHasher;
+use crate::observe::{AdmittedReport, Observer, Stats, StepReport};
+use crate::plan::{Plan, PlannedRow, Schedule};
+use crate::request::{FinishReason, Output, RequestId};
+use crate::sequence::Key;
+
+/// What the engine needs of the world around it.
+pub struct Ports {
+    /// The time; the engine has no clock of its own.
+    pub clock: Box<dyn Fn() -> Instant + Send>,
+    pub observer: Option<Box<dyn Observer>>,
+    pub kv_events: Option<Box<dyn KvSink>>,
+    /// Begins transfers of remote KV. Without it, `remote_kv` requests are computed here.
+    pub fetch: Option<Box<dyn Fetch>>,
+}
+
+impl Ports {
+    /// A clock, and nobody who listens.
+    pub fn new(clock: impl Fn() -> Instant + Send + 'static) -> Self {
+        Self { clock: Box::new(clock), observer: None, kv_events: None, fetch: None }
+    }
+}
+
+/// Begins the transfer of a prompt's KV from elsewhere. Called on the engine's thread: it must not block.
+pub trait Fetch: Send {
+    /// `blocks` are the request's, first position first; the first `cached_tokens` are there already. Every fetch that began ends
+    /// with one [`Handle::remote_done`], also when the request was aborted: only then are its blocks used again. `false`: there is
+    /// nothing to fetch, the prompt is computed here.
+    fn fetch(&mut self, request: RequestId, kv_transfer: Option<&str>, blocks: &[BlockId], cached_tokens: u32) -> bool;
+}
+
+/// The engine. It lives on one thread; [`Handle`] is how others speak to it.
+pub struct Engine {
+    backend: Box<dyn Backend>,
+    ports: Ports,
+    door: Arc<Door>,
+    hasher: BlockHasher,
+    schedule: Schedule,
+    /// Blocks of requests that ended while a transfer wrote to them.
+    adrift: HashMap<RequestId, Vec<BlockId>>,
+    in_flight: VecDeque<Launch>,
+    /// End of the last batch: the next one had the device from then on.
+    settled_at: Option<Instant>,
+    departed: Departed,
+    stats: Stats,
+
+    // Reused from step to step.
+    mail: Mail,
+    batch: Batch,
+    plan: Plan,
+    report: StepReport,
+    sampled: Vec<Sampled>,
+    spare_rows: Vec<Vec<PlannedRow>>,
+    ended: Vec<Key>,
+}
+
+/// A batch that was launched and has not settled.
+struct Launch {
+    ticket: Ticket,
+    rows: Vec<PlannedRow>,
+    began: Instant,
+}
+
+/// Whether another step is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    Busy,
+    /// Nothing to do before mail comes or a lease ends.
+    Idle,
+    /// Drained: nothing is left, and nothing can come.
+    Ended,
+}
+
+impl Engine {
+    /// An engine on `backend`, and the door to it.
+    pub fn new(backend: Box<dyn Backend>, config: Config, ports: Ports) -> Result<(Self, Handle), ConfigError> {
+        let capacity = backend.capacity();
+        config.check(&capacity)?;
+        let door = Arc::new(Door::new(Limits::new(capacity, config)));
+        let engine = Self {
+            backend,
+            ports,
+            hasher: door.limits.hasher(),
+            schedule: Schedule::new(&door.limits),
+            adrift: HashMap::new(),
+            in_flight: VecDeque::new(),
+            settled_at: None,
+            departed: Departed::default(),
+            stats: Stats { total_blocks: capacity.kv_blocks, block_tokens: capacity.block_tokens, ..Stats::default() },
+            mail: Mail::default(),
+            batch: Batch::default(),
+            plan: Plan::default(),
+            report: StepReport::default(),
+            sampled: Vec::new(),
+            spare_rows: Vec::new(),
+            ended: Vec::new(),
+            door: Arc::clone(&door),
+        };
+        engine.door.publish(&Stats { free_blocks: capacity.kv_blocks, ..engine.stats });
+        Ok((engine, Handle::new(door)))
+    }
+
+    /// The body of the engine's thread: steps while there is something to do, and waits at the door otherwise. Returns when it is
+    /// drained, or with the device's error after every request was told of it.
+    pub fn run(mut self) -> Result<(), DeviceError> {
+        let mut outlook = Outlook::Open;
+        loop {
+            match self.step() {
+                Ok(Activity::Busy) => {}
+                Ok(Activity::Idle) => {
+                    let lease_end = self.schedule.kv.leases().next_end();
+                    let timeout = lease_end.map(|end| end.saturating_duration_since((self.ports.clock)()));
+                    outlook = self.door.wait(outlook, timeout);
+                }
+                Ok(Activity::Ended) => return Ok(()),
+                Err(error) => {
+                    self.end_all(&FinishReason::Error(error.to_string()));
+                    self.publish();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// One step. The batch that is launched computes while the one before it is settled, where the backend allows it.
+    pub fn step(&mut self) -> Result<Activity, DeviceError> {
+        self.report.clear();
+        let outlook = self.admit();
+        self.schedule.plan(&mut self.batch, &mut self.plan);
+        let launched = self.launch()?;
+        let unsettled_max = if launched { self.backend.lag() } else { self.in_flight.len().saturating_sub(1) };
+        while self.in_flight.len() > unsettled_max {
+            self.settle()?;
+        }
+        self.publish();
+        Ok(self.activity(outlook))
+    }
+
+    /// Launches the planned batch, unless it is empty, and tells those who run for the first time.
+    fn launch(&mut self) -> Result<bool, DeviceError> {
+        let began = (self.ports.clock)();
+        let launched = !self.batch.rows.is_empty();
+        if launched {
+            let ticket = self.backend.launch(&self.batch)?;
+            self.schedule.launches += 1;
+            let mut rows = self.spare_rows.pop().unwrap_or_default();
+            rows.clone_from(&self.plan.rows);
+            self.in_flight.push_back(Launch { ticket, rows, began });
+        }
+        self.greet(began);
+        Ok(launched)
+    }
+
+    /// Tells requests that they were admitted, and counts it.
+    fn greet(&mut self, now: Instant) {
+        for &key in &self.plan.admitted {
+            let sequence = self.schedule.table.get_mut(key);
+            let (prompt_tokens, cached_tokens) = (sequence.progress.prompt, sequence.cached_tokens);
+            sequence.admitted = Some(now);
+            self.departed.requests += 1;
+            self.departed.prompt_tokens += prompt_tokens as usize;
+            self.stats.prompt_tokens += u64::from(prompt_tokens);
+            self.report.admitted.push(AdmittedReport {
+                request: sequence.id,
+                prompt_tokens,
+                cached_tokens,
+                remote_tokens: sequence.remote_tokens,
+                queue: now.saturating_duration_since(sequence.arrived),
+            });
+            if !sequence.sink.put(Output::Admitted { cached_tokens }) {
+                self.ended.push(key);
+            }
+        }
+        if !self.ended.is_empty() {
+            while let Some(key) = self.ended.pop() {
+                self.end(key, FinishReason::Aborted, now);
+            }
+            self.schedule.sweep();
+        }
+        self.stats.prefix_query_tokens += self.plan.query_tokens;
+        self.stats.prefix_hit_tokens += self.plan.hit_tokens;
+        self.stats.preemptions += u64::from(self.plan.preempted);
+        self.report.preempted = self.plan.preempted;
+    }
+
+    /// Shows the world what this step did.
+    fn publish(&mut self) {
+        self.publish_events();
+        let (schedule, kv) = (&self.schedule, &self.schedule.kv);
+        self.stats.steps += 1;
+        self.report.step = self.stats.steps;
+        self.stats.running = schedule.running.len();
+        self.stats.waiting = schedule.table.len() - schedule.running.len();
+        self.stats.waiting_remote = self.stats.waiting - schedule.waiting.len();
+        (self.stats.used_blocks, self.stats.free_blocks, self.stats.cached_blocks) = (kv.used(), kv.free(), kv.known());
+        self.stats.leases = kv.leases().len();
+        self.stats.kv_event_batches = kv.batches();
+        self.door.publish(&self.stats);
+        if let Some(observer) = &mut self.ports.observer {
+            observer.step(&self.report);
+        }
+    }
+
+    fn publish_events(&mut self) {
+        if let Some(batch) = self.schedule.kv.take_events()
+            && let Some(sink) = &mut self.ports.kv_events
+        {
+            sink.put(batch);
+        }
+    }
+
+    /// What comes next, and proof that nothing stands still or leaked on the way.
+    fn activity(&self, outlook: Outlook) -> Activity {
+        let Schedule { table, running, waiting, kv, .. } = &self.schedule;
+        if !running.is_empty() || !self.in_flight.is_empty() {
+            return Activity::Busy;
+        }
+        let moved = !self.batch.rows.is_empty() || !self.report.settled.is_empty();
+        assert!(waiting.is_empty() || moved, "a request alone fits, and yet none was admitted");
+        if !waiting.is_empty() {
+            return Activity::Busy;
+        }
+        if table.is_empty() && kv.leases().is_empty() && self.adrift.is_empty() {
+            assert_eq!(kv.used(), 0, "blocks leaked: nobody is there who could hold one");
+        }
+        if table.is_empty() && outlook == Outlook::Draining { Activity::Ended } else { Activity::Idle }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.door.close();
+    }
+}

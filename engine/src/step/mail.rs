@@ -1,0 +1,177 @@
+//! What comes through the door: new requests, aborts, commands.
+
+use std::time::Instant;
+
+use super::Engine;
+use crate::handle::{Command, Leased, Outlook, RemoteOutcome, Submitted};
+use crate::observe::FinishedReport;
+use crate::plan::reserve;
+use crate::request::{FinishReason, Finished, Output, RequestId};
+use crate::sequence::{Key, Sequence, State};
+
+impl Engine {
+    /// Takes in all mail. New requests come before aborts, so that an abort finds a request that was submitted just before.
+    pub(super) fn admit(&mut self) -> Outlook {
+        let now = (self.ports.clock)();
+        let mut mail = std::mem::take(&mut self.mail);
+        let outlook = self.door.take(&mut mail, std::mem::take(&mut self.departed));
+        mail.submitted.drain(..).for_each(|submitted| self.accept(submitted));
+        let aborted = !mail.aborts.is_empty();
+        for (id, reason) in mail.aborts.drain(..) {
+            if let Some(key) = self.schedule.table.find(id) {
+                self.end(key, reason, now);
+            }
+        }
+        if aborted {
+            self.schedule.sweep();
+        }
+        mail.commands.drain(..).for_each(|command| self.obey(command));
+        self.mail = mail;
+        self.schedule.kv.expire_leases(now);
+        outlook
+    }
+
+    fn accept(&mut self, submitted: Submitted) {
+        let key = self.schedule.table.insert(Sequence::new(submitted));
+        if !self.fetch(key) {
+            self.schedule.waiting.push_back(key);
+        }
+    }
+
+    /// Begins the transfer of a request's KV. `false`: it brings none, or there is no room for one more that waits with its blocks;
+    /// then it is computed here.
+    fn fetch(&mut self, key: Key) -> bool {
+        let Some(fetch) = &mut self.ports.fetch else { return false };
+        let schedule = &mut self.schedule;
+        let sequence = schedule.table.get_mut(key);
+        let pinned = schedule.kv.leases().blocks() + schedule.remote_blocks + schedule.kv.blocks_for(sequence.tokens.len() + 1);
+        if !sequence.remote_kv || pinned > self.door.limits.config.pinned_blocks_max {
+            return false;
+        }
+        let Some(cached) = reserve(&mut schedule.kv, sequence) else { return false };
+        if !fetch.fetch(sequence.id, sequence.kv_transfer.as_deref(), &sequence.blocks, cached) {
+            schedule.retire(key);
+            return false;
+        }
+        sequence.become_state(State::WaitingRemote);
+        sequence.cached_tokens = cached;
+        schedule.remote_blocks += sequence.blocks.len();
+        self.stats.prefix_query_tokens += sequence.tokens.len() as u64;
+        self.stats.prefix_hit_tokens += u64::from(cached);
+        true
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::AbortAll(reason) => self.end_all(&reason),
+            Command::ResetPrefixCache(reply) => reply(self.schedule.kv.reset()),
+            Command::Blocks(reply) => {
+                // The list holds between two batches.
+                self.publish_events();
+                reply(self.schedule.kv.list());
+            }
+            Command::Lease { chain, expires, reply } => {
+                let kv = &mut self.schedule.kv;
+                let pinned = kv.leases().blocks() + self.schedule.remote_blocks;
+                let blocks_max = self.door.limits.config.pinned_blocks_max.saturating_sub(pinned);
+                reply(kv.lease(&chain, blocks_max, expires).map(|(id, blocks)| Leased { id, blocks }));
+            }
+            Command::Renew(lease, expires) => {
+                self.schedule.kv.renew_lease(lease, expires);
+            }
+            Command::Release(lease) => self.schedule.kv.release_lease(lease),
+            Command::Remote(id, outcome) => self.remote_done(id, outcome),
+        }
+    }
+
+    fn remote_done(&mut self, id: RequestId, outcome: RemoteOutcome) {
+        let schedule = &mut self.schedule;
+        if let Some(blocks) = self.adrift.remove(&id) {
+            schedule.remote_blocks -= blocks.len();
+            schedule.kv.release(&blocks);
+            return;
+        }
+        let Some(key) = schedule.table.find(id) else { return };
+        let sequence = schedule.table.get_mut(key);
+        // Said twice, or of a request that never fetched.
+        if sequence.state != State::WaitingRemote {
+            return;
+        }
+        sequence.become_state(State::Waiting);
+        if let RemoteOutcome::Received { tokens } = outcome {
+            // The last token is computed here in any case: the first output comes from it.
+            let there = tokens.min(sequence.progress.known - 1).max(sequence.cached_tokens);
+            sequence.remote_tokens = there - sequence.cached_tokens;
+            sequence.progress.restart(there);
+            if self.door.limits.config.prefix_caching {
+                schedule.offer(key, &mut self.hasher);
+            }
+        }
+        // It waited its turn already, and holds blocks.
+        schedule.waiting.push_front(key);
+    }
+
+    /// Ends every request.
+    pub(super) fn end_all(&mut self, reason: &FinishReason) {
+        let now = (self.ports.clock)();
+        for id in self.schedule.table.ids() {
+            if let Some(key) = self.schedule.table.find(id) {
+                self.end(key, reason.clone(), now);
+            }
+        }
+        self.schedule.sweep();
+    }
+
+    /// Ends a request: says so, and gives back what it holds. The caller [sweeps](crate::plan::Schedule::sweep) the lists before a
+    /// new request can take its place in the table.
+    pub(super) fn end(&mut self, key: Key, reason: FinishReason, now: Instant) {
+        let schedule = &mut self.schedule;
+        let sequence = schedule.table.get_mut(key);
+        let before = sequence.state;
+        sequence.become_state(State::Finished);
+        match before {
+            // Somebody writes to its blocks until he says that he is done.
+            State::WaitingRemote => {
+                self.adrift.insert(sequence.id, std::mem::take(&mut sequence.blocks));
+            }
+            State::Waiting => schedule.remote_blocks -= sequence.blocks.len(),
+            State::Running | State::Finished => {}
+        }
+        schedule.retire(key);
+        let mut sequence = schedule.table.remove(key);
+        if sequence.admitted.is_none() {
+            self.departed.requests += 1;
+            self.departed.prompt_tokens += sequence.progress.prompt as usize;
+        }
+        self.stats.finished += 1;
+        self.report.finished.push(finished_report(&sequence, reason.clone(), now));
+        // Nobody may read any more; that is no news here.
+        sequence.sink.put(Output::Finished(Finished {
+            reason,
+            prompt_tokens: sequence.progress.prompt,
+            cached_tokens: sequence.cached_tokens,
+            generated_tokens: sequence.generated(),
+            preemptions: sequence.preemptions,
+            kv_transfer: sequence.kv_transfer.take(),
+        }));
+    }
+}
+
+fn finished_report(sequence: &Sequence, reason: FinishReason, now: Instant) -> FinishedReport {
+    let Sequence { arrived, admitted, first_token, last_token, .. } = *sequence;
+    let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
+    FinishedReport {
+        request: sequence.id,
+        reason,
+        prompt_tokens: sequence.progress.prompt,
+        cached_tokens: sequence.cached_tokens,
+        generated_tokens: sequence.generated(),
+        tokens_max: sequence.finish.tokens_max,
+        preemptions: sequence.preemptions,
+        e2e: now.saturating_duration_since(arrived),
+        queue: between(Some(arrived), admitted),
+        prefill: between(admitted, first_token),
+        decode: between(first_token, last_token),
+        inference: between(admitted, last_token),
+    }
+}

@@ -1,0 +1,118 @@
+//! The engine as others meet it: a thread behind a handle.
+
+use std::sync::mpsc;
+use std::time::Instant;
+
+use domain::ExtraKeys;
+use engine::backend::fake::{Fake, RealTime, Speed, expected};
+use engine::backend::{Capacity, Sample};
+use engine::config::Config;
+use engine::handle::Handle;
+use engine::request::{FinishReason, FinishRules, Finished, NewRequest, Output, Rejected, Sampling};
+use engine::step::{Engine, Ports};
+
+const DEVICE: Capacity =
+    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 32, slots: 4, batch_tokens: 16 };
+
+fn start(config: Config) -> (Handle, std::thread::JoinHandle<()>) {
+    let fake = Fake::new(DEVICE, Speed::INSTANT, Box::new(RealTime));
+    let (engine, handle) = Engine::new(Box::new(fake), config, Ports::new(Instant::now)).expect("the limits suit the device");
+    (handle, std::thread::spawn(move || engine.run().expect("the fake device does not fail")))
+}
+
+fn request(prompt: &[u32], tokens_max: u32) -> (NewRequest, mpsc::Receiver<Output>) {
+    let (sender, receiver) = mpsc::channel();
+    let request = NewRequest {
+        prompt: prompt.into(),
+        extra: ExtraKeys::default(),
+        sampling: Sampling::GREEDY,
+        finish: FinishRules { tokens_max, ..FinishRules::default() },
+        kv_transfer: Some("{}".into()),
+        remote_kv: false,
+        arrived: Instant::now(),
+        sink: Box::new(move |output| sender.send(output).is_ok()),
+    };
+    (request, receiver)
+}
+
+fn continued(prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let mut sequence = prompt.to_vec();
+    for index in 0..tokens {
+        sequence.push(expected(&sequence, Sample { sampling: Sampling::GREEDY, index: index as u32 }, &DEVICE));
+    }
+    sequence.split_off(prompt.len())
+}
+
+#[test]
+fn a_request_is_admitted_answered_and_finished() {
+    let (handle, thread) = start(Config::for_device(&DEVICE));
+    let prompt: Vec<u32> = (0..21).collect();
+    let (request, outputs) = request(&prompt, 9);
+    handle.submit(request).expect("there is room");
+    let outputs: Vec<Output> = outputs.iter().collect();
+    let mut wanted = vec![Output::Admitted { cached_tokens: 0 }];
+    wanted.extend(continued(&prompt, 9).into_iter().map(Output::Token));
+    wanted.push(Output::Finished(Finished {
+        reason: FinishReason::Length,
+        prompt_tokens: 21,
+        cached_tokens: 0,
+        generated_tokens: 9,
+        preemptions: 0,
+        kv_transfer: Some("{}".into()),
+    }));
+    assert_eq!(outputs, wanted);
+    handle.drain();
+    thread.join().expect("the thread ends in peace");
+    assert!(!handle.is_alive());
+    assert_eq!(handle.submit(self::request(&prompt, 1).0), Err(Rejected::EngineDead));
+}
+
+#[test]
+fn many_threads_get_what_each_would_get_alone() {
+    let (handle, thread) = start(Config::for_device(&DEVICE));
+    std::thread::scope(|scope| {
+        for client in 0..8u32 {
+            let handle = handle.clone();
+            scope.spawn(move || {
+                for turn in 0..50u32 {
+                    let prompt: Vec<u32> = (0..1 + (client * 7 + turn) % 40).map(|i| i * (client % 3 + 1)).collect();
+                    let tokens = 1 + (client + turn) % 20;
+                    let (request, outputs) = request(&prompt, tokens);
+                    handle.submit(request).expect("there is room");
+                    let tokens_seen: Vec<u32> = outputs
+                        .iter()
+                        .filter_map(|output| match output {
+                            Output::Token(token) => Some(token),
+                            Output::Admitted { .. } | Output::Finished(_) => None,
+                        })
+                        .collect();
+                    assert_eq!(tokens_seen, continued(&prompt, tokens as usize), "client {client} turn {turn}");
+                }
+            });
+        }
+    });
+    let stats = handle.stats();
+    assert_eq!((stats.finished, stats.running, stats.waiting, stats.waiting_tokens), (400, 0, 0, 0));
+    assert_eq!(stats.used_blocks + stats.free_blocks, DEVICE.kv_blocks);
+    assert!(stats.prefix_hit_tokens > 0);
+    // The last handle goes: the thread ends by itself.
+    drop(handle);
+    thread.join().expect("the thread ends in peace");
+}
+
+#[test]
+fn the_door_refuses_what_the_engine_cannot_serve() {
+    let (handle, _thread) = start(Config { stop_ids_max: 2, pinned_blocks_max: 20, ..Config::for_device(&DEVICE) });
+    let check = |prompt: &[u32], stop: &[u32], expected: Rejected| {
+        let (mut request, outputs) = request(prompt, 1);
+        request.finish.stop = stop.to_vec();
+        assert_eq!(handle.submit(request), Err(expected));
+        assert_eq!(outputs.iter().count(), 0, "a refused request has no outputs");
+    };
+    check(&[], &[], Rejected::EmptyPrompt);
+    check(&[0; 64], &[], Rejected::PromptTooLong { tokens: 64, context_length: 64 });
+    check(&[0; 48], &[], Rejected::NeverFits { blocks: 13, pool_blocks: 12 });
+    check(&[0, 1000], &[], Rejected::TokenOutsideVocabulary { token: 1000, vocabulary: 1000 });
+    check(&[0], &[1, u32::MAX], Rejected::TokenOutsideVocabulary { token: u32::MAX, vocabulary: 1000 });
+    check(&[0], &[1, 2, 3], Rejected::TooManyStopIds { ids: 3, ids_max: 2 });
+}
