@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use ebpf::{Absent, ExitStatus, Limits, Losses, ProcessExit, ProcessExitProbe, WatchError, kernel};
@@ -34,8 +35,12 @@ fn attach(limits: Limits) -> Option<ProcessExitProbe> {
         Ok(probe) => return Some(probe),
         Err(absent) => absent,
     };
+    static SAID: Once = Once::new();
     // Past the test harness, which would keep it to itself in a test that passes.
-    writeln!(std::io::stderr(), "no probe here: {absent}; {}", absent.action()).expect("there is a standard error");
+    SAID.call_once(|| {
+        let line = format!("no probe here: {absent}; {}\n", absent.action());
+        std::io::stderr().write_all(line.as_bytes()).expect("there is a standard error");
+    });
     assert_ne!(std::env::var("TRACKSIDE_EBPF").as_deref(), Ok("required"), "the lane needs the probe: {absent}");
     let confirmed = match &absent {
         Absent::Rights { missing } => !missing.is_empty() && missing.iter().any(|name| !has_right(name)),
