@@ -11,8 +11,11 @@
 
 pub mod backend;
 pub mod config;
+pub mod device;
 pub mod handle;
 pub mod kv;
+pub mod layer;
+pub mod model;
 pub mod observe;
 mod plan;
 pub mod request;

@@ -1,1 +1,25 @@
-//! All of the engine's CPU unsafe: kernels, thread pool, mapped weights; implements engine::backend.
+//! All of the engine's CPU unsafe: kernels, thread pool, mapped weights, the KV region. Implements [`engine::backend::Backend`].
+//!
+//! ```text
+//!   CpuBackend ── takes over a Batch, runs the model, samples
+//!     └ CpuDevice (engine::device) ── divides each operation into tasks
+//!         ├ pool     threads that take tasks, spin briefly, then sleep
+//!         ├ weights  model files, mapped; stored types are expanded inside the kernels
+//!         ├ kv       one region of blocks, fixed for life
+//!         └ kernel   the inner loops, once per instruction set
+//! ```
+//! What is unsafe stands behind functions that check sizes once per operation; the kernels trust them.
+
+mod backend;
+mod buffer;
+mod device;
+mod error;
+mod kernel;
+mod kv;
+mod pool;
+mod taken;
+mod weights;
+
+pub use backend::{CpuBackend, CpuOptions, KvSize};
+pub use error::CpuError;
+pub use kernel::Isa;

@@ -1,0 +1,180 @@
+//! The CPU behind the engine's step: takes a batch, runs the model, samples. Launching computes, so nothing is ever late.
+
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+use engine::backend::{Backend, Batch, Capacity, DeviceError, Sampled, Ticket};
+use engine::model::{self, Model};
+use engine_assets::ModelAssets;
+
+use crate::device::CpuDevice;
+use crate::error::CpuError;
+use crate::kernel::{Isa, Kernels};
+use crate::kv::BlockShape;
+use crate::pool::THREADS_MAX;
+
+/// How much KV cache there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvSize {
+    Blocks(usize),
+    /// As many whole blocks as fit.
+    Bytes(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// Compute threads, the engine's own included; at most what the process may use (affinity, cgroup quota), which is the default.
+    pub threads: Option<usize>,
+    pub kv: KvSize,
+    /// Tokens per KV block.
+    pub block_tokens: usize,
+    /// Most requests running at once.
+    pub slots: usize,
+    /// Most input tokens of one step.
+    pub batch_tokens: usize,
+    /// The longest context served, if less than the model's own.
+    pub context_length: Option<usize>,
+    /// `None`: the best that this machine has.
+    pub isa: Option<Isa>,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            kv: KvSize::Bytes(1 << 30),
+            block_tokens: 16,
+            slots: 64,
+            batch_tokens: 512,
+            context_length: None,
+            isa: None,
+        }
+    }
+}
+
+pub struct CpuBackend {
+    device: CpuDevice,
+    model: Box<dyn Model<CpuDevice>>,
+    /// The last token that each slot sampled.
+    last: Vec<u32>,
+    /// Outcomes of the launch that is not settled.
+    sampled: Vec<Sampled>,
+    launches: u64,
+}
+
+impl CpuBackend {
+    /// Maps the weights and brings them into memory; `progress` hears `(done, total)` bytes of them.
+    pub fn load(assets: &ModelAssets, options: &CpuOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, CpuError> {
+        let config = &assets.config;
+        options.check()?;
+        let shape =
+            BlockShape { layers: config.layers, kv_heads: config.kv_heads, tokens: options.block_tokens, dim: config.head_dim };
+        let isa = options.isa.or(Isa::available().pop()).unwrap_or(Isa::Portable);
+        let capacity = Capacity {
+            vocabulary: config.vocab_size,
+            context_length: options.context_length.unwrap_or(usize::MAX).min(config.context_length),
+            block_tokens: options.block_tokens,
+            kv_blocks: options.kv_blocks(shape)?,
+            slots: options.slots,
+            batch_tokens: options.batch_tokens,
+        };
+        let kernels = Kernels::of(isa).ok_or(CpuError::Isa(isa))?;
+        let mut device =
+            CpuDevice::new(kernels, options.threads(), capacity, shape, config.heads / config.kv_heads, &assets.tensors)?;
+        let model = model::load(config, &assets.tensors, &mut device)
+            .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
+        device.touch_weights(&assets.tensors, progress);
+        Ok(Self { device, model, last: vec![0; options.slots], sampled: Vec::with_capacity(options.slots), launches: 0 })
+    }
+
+    /// Compute threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.device.pool.threads()
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.device.kernels.isa
+    }
+}
+
+impl CpuOptions {
+    fn check(&self) -> Result<(), CpuError> {
+        const BLOCK_TOKENS_MAX: usize = 1024;
+        const SLOTS_MAX: usize = 4096;
+        const BATCH_TOKENS_MAX: usize = 1 << 20;
+        let sizes = [
+            ("threads", self.threads.unwrap_or(1), THREADS_MAX),
+            ("block tokens", self.block_tokens, BLOCK_TOKENS_MAX),
+            ("slots", self.slots, SLOTS_MAX),
+            ("batch tokens", self.batch_tokens, BATCH_TOKENS_MAX),
+            ("context length", self.context_length.unwrap_or(1), usize::MAX),
+        ];
+        match sizes.into_iter().find(|(_, value, max)| value == &0 || value > max) {
+            Some((name, value, max)) => Err(CpuError::Option { name, value, max }),
+            None => Ok(()),
+        }
+    }
+
+    fn threads(&self) -> usize {
+        // More threads than processors that this process may use wait for each other.
+        let available = available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS_MAX);
+        self.threads.unwrap_or(available).min(available)
+    }
+
+    fn kv_blocks(&self, shape: BlockShape) -> Result<usize, CpuError> {
+        const BLOCKS_MAX: usize = u32::MAX as usize;
+        let block_bytes = shape.bytes();
+        match self.kv {
+            KvSize::Bytes(bytes) if bytes < block_bytes => Err(CpuError::KvTooSmall { bytes, block_bytes }),
+            KvSize::Bytes(bytes) => Ok((bytes / block_bytes).min(BLOCKS_MAX)),
+            KvSize::Blocks(blocks) if blocks == 0 || blocks > BLOCKS_MAX => {
+                Err(CpuError::Option { name: "KV blocks", value: blocks, max: BLOCKS_MAX })
+            }
+            KvSize::Blocks(blocks) => Ok(blocks),
+        }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn capacity(&self) -> Capacity {
+        self.device.capacity()
+    }
+
+    fn lag(&self) -> usize {
+        0
+    }
+
+    fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError> {
+        self.device.take(batch, &self.last)?;
+        let logits = self.model.forward(&mut self.device);
+        let sampling = batch.rows.iter().filter_map(|row| row.sample.map(|sample| (row.slot, sample)));
+        for (number, (slot, _sample)) in sampling.enumerate() {
+            let token = greedy(logits.row(number));
+            if let Some(token) = token {
+                self.last[slot.0 as usize] = token;
+            }
+            self.sampled.push(Sampled { slot, token });
+        }
+        self.launches += 1;
+        Ok(Ticket(self.launches))
+    }
+
+    fn settle(&mut self, _: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError> {
+        out.append(&mut self.sampled);
+        Ok(())
+    }
+}
+
+/// The first of the largest logits; `None` if one is not a number.
+fn greedy(logits: &[f32]) -> Option<u32> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (token, logit) in logits.iter().enumerate() {
+        if logit.is_nan() {
+            return None;
+        }
+        if *logit > best.1 {
+            best = (token as u32, *logit);
+        }
+    }
+    Some(best.0)
+}

@@ -1,0 +1,172 @@
+//! Kernels: what runs in the inner loops, once per instruction set, chosen when the engine starts.
+//!
+//! A kernel is written once, over [`simd::Simd`], and compiled for each instruction set by [`kernels!`]. Within one instruction set the
+//! value of an output depends on its inputs alone: every dot product is one chain of fused multiply-adds per vector lane in rising
+//! order of the input features, then one fixed tree over the lanes; every softmax sums in rising order of positions. How many rows
+//! are computed at once, in which tiles and by how many threads, changes nothing.
+
+pub(crate) mod attend;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod elementwise;
+mod format;
+pub(crate) mod linear;
+mod portable;
+mod simd;
+
+use std::fmt;
+
+use engine_assets::DType;
+
+use self::attend::Attend;
+use self::elementwise::{RmsNorm, Rotate, SiluMul};
+use self::linear::Linear;
+
+/// An instruction set for which kernels are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// 8 lanes in plain Rust; any processor.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C: 8 lanes.
+    Avx2,
+    /// x86-64 with AVX-512 F, besides all of the above: 16 lanes.
+    Avx512,
+}
+
+impl Isa {
+    /// Those that this machine has, the fastest last.
+    pub fn available() -> Vec<Self> {
+        let mut available = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            if avx2 {
+                available.push(Self::Avx2);
+            }
+            if avx2 && is_x86_feature_detected!("avx512f") {
+                available.push(Self::Avx512);
+            }
+        }
+        available
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        })
+    }
+}
+
+/// The kernels of one instruction set. Calling one needs a processor that has the set, and arguments as each kernel's own
+/// documentation asks.
+pub(crate) struct Kernels {
+    pub isa: Isa,
+    linear: [unsafe fn(&Linear); DTYPES],
+    expand: [unsafe fn(*const u8, usize, *mut f32); DTYPES],
+    pub attend: unsafe fn(&Attend),
+    pub rms_norm: unsafe fn(&RmsNorm),
+    pub silu_mul: unsafe fn(&SiluMul),
+    pub rotate: unsafe fn(&Rotate),
+}
+
+const DTYPES: usize = 6;
+
+fn index(dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        DType::Q8_0 => 3,
+        DType::Q4_0 => 4,
+        DType::Q4_1 => 5,
+    }
+}
+
+impl Kernels {
+    /// The kernels of `isa`, if this machine can run them.
+    pub fn of(isa: Isa) -> Option<&'static Self> {
+        Isa::available().contains(&isa).then(|| match isa {
+            Isa::Portable => &portable_kernels::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &avx2_kernels::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &avx512_kernels::KERNELS,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => &portable_kernels::KERNELS,
+        })
+    }
+
+    pub fn linear(&self, dtype: DType) -> unsafe fn(&Linear) {
+        self.linear[index(dtype)]
+    }
+
+    /// Expands this many stored weights to f32: `(stored, weights, out)`.
+    pub fn expand(&self, dtype: DType) -> unsafe fn(*const u8, usize, *mut f32) {
+        self.expand[index(dtype)]
+    }
+}
+
+macro_rules! kernels {
+    ($module:ident, $isa:expr, $simd:ty $(, #[$feature:meta])?) => {
+        mod $module {
+            use super::format::{BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0};
+            use super::*;
+
+            $(#[$feature])?
+            unsafe fn linear<F: Format>(args: &Linear) {
+                // SAFETY: the caller's promises are those of `linear::run`.
+                unsafe { linear::run::<$simd, F>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn expand<F: Format>(stored: *const u8, weights: usize, out: *mut f32) {
+                // SAFETY: the caller's promises are those of `linear::expand`.
+                unsafe { linear::expand::<$simd, F>(stored, weights, out) }
+            }
+            $(#[$feature])?
+            unsafe fn attend(args: &Attend) {
+                // SAFETY: the caller's promises are those of `attend::run`.
+                unsafe { attend::run::<$simd>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn rms_norm(args: &RmsNorm) {
+                // SAFETY: the caller's promises are those of `elementwise::rms_norm`.
+                unsafe { elementwise::rms_norm::<$simd>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn silu_mul(args: &SiluMul) {
+                // SAFETY: the caller's promises are those of `elementwise::silu_mul`.
+                unsafe { elementwise::silu_mul::<$simd>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn rotate(args: &Rotate) {
+                // SAFETY: the caller's promises are those of `elementwise::rotate`.
+                unsafe { elementwise::rotate(args) }
+            }
+
+            pub(super) static KERNELS: Kernels = Kernels {
+                isa: $isa,
+                linear: [linear::<F32>, linear::<F16>, linear::<BF16>, linear::<Q8_0>, linear::<Q4_0>, linear::<Q4_1>],
+                expand: [expand::<F32>, expand::<F16>, expand::<BF16>, expand::<Q8_0>, expand::<Q4_0>, expand::<Q4_1>],
+                attend,
+                rms_norm,
+                silu_mul,
+                rotate,
+            };
+        }
+    };
+}
+
+kernels!(portable_kernels, Isa::Portable, portable::Portable);
+#[cfg(target_arch = "x86_64")]
+kernels!(avx2_kernels, Isa::Avx2, avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+kernels!(avx512_kernels, Isa::Avx512, avx512::Avx512, #[target_feature(enable = "avx512f,avx2,fma,f16c")]);
+
+#[cfg(test)]
+mod tests;

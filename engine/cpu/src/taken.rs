@@ -1,0 +1,89 @@
+//! A batch as the device takes it over: checked, with every token id and position known.
+
+use std::ops::Range;
+
+use engine::backend::{Batch, BlockId, Capacity, Input};
+
+use crate::kernel::attend::QUERIES;
+
+/// Fixed vectors, refilled for every batch.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// Token id and position of every input token of the batch.
+    pub tokens: Vec<u32>,
+    pub positions: Vec<u32>,
+    /// Each row's part of `blocks`.
+    pub rows: Vec<Range<usize>>,
+    pub blocks: Vec<BlockId>,
+    /// For each row that samples, its last token's index in `tokens`.
+    pub samples: Vec<usize>,
+    /// Stretches of tokens whose queries are computed together.
+    pub queries: Vec<QueryTile>,
+}
+
+/// `tokens` tokens of one row.
+pub(crate) struct QueryTile {
+    pub row: usize,
+    /// Index of the first in [`Taken::tokens`].
+    pub first: usize,
+    pub tokens: usize,
+}
+
+impl Taken {
+    pub fn new(capacity: &Capacity) -> Self {
+        Self {
+            tokens: Vec::with_capacity(capacity.batch_tokens),
+            positions: Vec::with_capacity(capacity.batch_tokens),
+            rows: Vec::with_capacity(capacity.slots),
+            blocks: Vec::with_capacity(capacity.kv_blocks),
+            samples: Vec::with_capacity(capacity.slots),
+            queries: Vec::with_capacity(capacity.batch_tokens),
+        }
+    }
+
+    /// Takes `batch` over; `last` is each slot's last token, `group` the number of query heads per key/value head. What is outside the
+    /// capacity is refused, naming it: kernels trust these numbers.
+    pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32], group: usize) -> Result<(), String> {
+        let Self { tokens, positions, rows, blocks, samples, queries } = self;
+        (tokens.clear(), positions.clear(), rows.clear(), samples.clear(), queries.clear());
+        blocks.clear();
+        blocks.extend_from_slice(&batch.blocks);
+        let tile = (QUERIES / group).max(1);
+        for (number, row) in batch.rows.iter().enumerate() {
+            let first = tokens.len();
+            let slot = row.slot.0 as usize;
+            match &row.input {
+                Input::Tokens(range) => {
+                    tokens.extend_from_slice(batch.tokens.get(range.clone()).ok_or("a row's tokens are not in the batch")?)
+                }
+                Input::Last => tokens.push(*last.get(slot).ok_or_else(|| format!("slot {slot} of {}", last.len()))?),
+            }
+            let len = tokens.len() - first;
+            let end = row.start as usize + len;
+            let own = batch.blocks.get(row.blocks.clone()).ok_or("a row's blocks are not in the batch")?;
+            if len == 0 || slot >= capacity.slots || end > capacity.context_length || own.len() * capacity.block_tokens < end {
+                return Err(format!("slot {slot}: {len} tokens from position {} with {} blocks", row.start, own.len()));
+            }
+            if let Some(block) = own.iter().find(|block| block.0 as usize >= capacity.kv_blocks) {
+                return Err(format!("slot {slot}: block {} of {}", block.0, capacity.kv_blocks));
+            }
+            positions.extend(row.start..end as u32);
+            queries.extend((0..len).step_by(tile).map(|at| QueryTile {
+                row: number,
+                first: first + at,
+                tokens: tile.min(len - at),
+            }));
+            if row.sample.is_some() {
+                samples.push(tokens.len() - 1);
+            }
+            rows.push(row.blocks.clone());
+        }
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= capacity.vocabulary) {
+            return Err(format!("token {token} of {}", capacity.vocabulary));
+        }
+        if tokens.len() > capacity.batch_tokens || rows.len() > capacity.slots {
+            return Err(format!("{} tokens in {} rows", tokens.len(), rows.len()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! The gated feed-forward layer (SwiGLU, Shazeer 2020).
+
+use engine_assets::ModelConfig;
+
+use super::{Linear, Split};
+use crate::device::{Device, Group, Rows};
+use crate::model::{ModelError, Weights};
+
+pub struct Mlp<D: Device> {
+    gate_up: Linear<D>,
+    down: Linear<D>,
+}
+
+/// Activations between the operations of one feed-forward layer; all layers share them.
+pub struct MlpScratch<D: Device> {
+    gate_up: D::Activation,
+    gated: D::Activation,
+}
+
+impl<D: Device> Mlp<D> {
+    /// Loads `{prefix}{gate,up,down}_proj`.
+    pub fn load(weights: &mut Weights<'_, D>, group: Group, config: &ModelConfig, prefix: &str) -> Result<Self, ModelError> {
+        Ok(Self {
+            gate_up: Linear::load(weights, group, Split::Out, prefix, &["gate_proj", "up_proj"], config.mlp_bias)?,
+            down: Linear::load(weights, group, Split::In, prefix, &["down_proj"], config.mlp_bias)?,
+        })
+    }
+
+    pub fn scratch(device: &mut D, config: &ModelConfig, group: Group) -> Result<MlpScratch<D>, ModelError> {
+        let features = config.intermediate_size / group.size();
+        Ok(MlpScratch {
+            gate_up: device.activation(Rows::Tokens, 2 * features)?,
+            gated: device.activation(Rows::Tokens, features)?,
+        })
+    }
+
+    /// `residual += down(silu(gate(x)) · up(x))`.
+    pub fn add(&self, device: &mut D, scratch: &mut MlpScratch<D>, x: &D::Activation, residual: &mut D::Activation) {
+        self.gate_up.set(device, x, &mut scratch.gate_up);
+        device.silu_mul(&scratch.gate_up, &mut scratch.gated);
+        self.down.add(device, &scratch.gated, residual);
+    }
+}
