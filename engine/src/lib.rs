@@ -19,5 +19,6 @@ pub mod model;
 pub mod observe;
 mod plan;
 pub mod request;
+pub mod sample;
 mod sequence;
 pub mod step;
