@@ -1,0 +1,67 @@
+//! Supervision: one task for each engine, which starts it, watches it, ends it with all its descendants and starts it again.
+//!
+//! `machine` decides (pure, see its drawing), `supervisor` does what was decided. The engine's process belongs to nobody but itself:
+//! it has a process group of its own, writes to a file, and is written down in `record`, so that it outlives the agent and the next
+//! agent takes it over.
+//!
+//! ```text
+//!   orders (scheduler, operator) ─┐
+//!   attach: state, silence ───────┼─▶ machine ─▶ spawn · terminate · clear the tree
+//!   pidfd: end ───────────────────┘       └────▶ node (state, reason) ─▶ streams, /metrics, /status
+//! ```
+
+pub mod cgroup;
+pub mod exit;
+pub mod log;
+pub mod machine;
+pub mod probe;
+pub mod process;
+pub mod record;
+pub mod supervisor;
+pub mod tree;
+
+use std::collections::BTreeMap;
+
+use domain::EngineName;
+use tokio::sync::mpsc;
+
+/// Orders waiting for one engine.
+const ORDERS_MAX: usize = 16;
+
+/// What somebody wants of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Take no new work, or take it again.
+    Drain(bool),
+    /// End it, after its requests, and leave it ended.
+    Stop,
+    /// Start a quarantined or stopped engine again.
+    Release,
+}
+
+/// The way to each engine's supervisor.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    engines: BTreeMap<EngineName, mpsc::Sender<Order>>,
+}
+
+/// Why an order was not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    NoSuchEngine,
+    /// Its supervisor has not come to earlier orders yet, or has ended.
+    Busy,
+}
+
+impl Orders {
+    pub(crate) fn add(&mut self, engine: EngineName) -> mpsc::Receiver<Order> {
+        let (sender, receiver) = mpsc::channel(ORDERS_MAX);
+        self.engines.insert(engine, sender);
+        receiver
+    }
+
+    pub fn send(&self, engine: &EngineName, order: Order) -> Result<(), Refused> {
+        let sender = self.engines.get(engine).ok_or(Refused::NoSuchEngine)?;
+        sender.try_send(order).map_err(|_| Refused::Busy)
+    }
+}

@@ -1,0 +1,9 @@
+//! The agent through its public doors: real processes, a real gRPC server, fixture trees of /proc.
+
+mod agent;
+mod collectors;
+mod configuration;
+mod kv_events;
+mod life;
+mod report;
+mod supervision;
