@@ -1,30 +1,41 @@
 #!/usr/bin/env bash
 # The lane of the CUDA kernels on a machine without a GPU, in one command: brings NVIDIA's run-time compiler as a Python wheel (88 MB, unpacked into a cache
-# folder, installed nowhere) and compiles every kernel for every supported architecture.
+# folder, installed nowhere) and compiles every kernel for every supported architecture. Before, it runs the kernels' sources on the host (host.cpp).
 #
-# Exit code 0: passed. 77: the compiler cannot be had here; the line that begins with "skipped" says why. Else: failed.
+# Exit code 0: passed. 77: a part could not run here; the line that begins with "skipped" says which and why. Else: failed.
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 # The newest with the file name libnvrtc.so.12 that the binding's CUDA release (12.8) looks for.
 version=12.8.93
 cache=${TRACKSIDE_NVRTC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/trackside/nvrtc-$version}
+skipped=0
 skip() {
   echo "nvrtc: skipped: $*"
-  exit 77
+  skipped=77
 }
 
+host=$(mktemp -d)
+trap 'rm -rf "$host"' EXIT
+if echo '#include <barrier>' | ${CXX:-c++} -std=c++20 -fsyntax-only -x c++ - 2>"$host/log"; then
+  ${CXX:-c++} -std=c++20 -O1 -pthread -o "$host/run" "$repo/tests/nvrtc/host.cpp"
+  "$host/run"
+else
+  skip "running the kernels' sources on the host takes a C++20 compiler: $(head -n 1 "$host/log")"
+fi
+
 if [ ! -d "$cache" ]; then
-  command -v python3 >/dev/null || skip "python3 is not here, and its pip brings the compiler"
-  part=$(mktemp -d)
-  trap 'rm -rf "$part"' EXIT
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$part" "nvidia-cuda-nvrtc-cu12==$version" ||
-    skip "pip cannot download nvidia-cuda-nvrtc-cu12 $version"
-  python3 -m zipfile --extract "$part"/*.whl "$part/wheel"
+  if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$host" "nvidia-cuda-nvrtc-cu12==$version"; then
+    skip "python3's pip cannot download nvidia-cuda-nvrtc-cu12 $version"
+    exit $skipped
+  fi
   mkdir -p "$(dirname "$cache")"
-  mv "$part/wheel" "$cache" # Whole or not at all: an interrupted run begins again.
+  rm -rf "$cache.part"
+  python3 -m zipfile --extract "$host"/*.whl "$cache.part"
+  mv "$cache.part" "$cache" # Whole or not at all: an interrupted run begins again.
 fi
 
 cd "$repo"
 cargo test --quiet -p engine-cuda --no-run
 LD_LIBRARY_PATH=$cache/nvidia/cuda_nvrtc/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} TRACKSIDE_NVRTC=required \
   cargo test -p engine-cuda --test nvrtc
+exit $skipped
