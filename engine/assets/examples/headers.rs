@@ -12,16 +12,9 @@ fn main() -> ExitCode {
         Ok(model) => {
             println!("{:#?}", model.config);
             println!("{:#?}", model.generation);
-            println!(
-                "{} tensors, {} bytes",
-                model.tensors.by_name.len(),
-                model.tensors.total_bytes()
-            );
+            println!("{} tensors, {} bytes", model.tensors.by_name.len(), model.tensors.total_bytes());
             println!("text assets {}", model.text.digest());
-            model
-                .warnings
-                .iter()
-                .for_each(|warning| println!("warning: {warning}"));
+            model.warnings.iter().for_each(|warning| println!("warning: {warning}"));
             ExitCode::SUCCESS
         }
         Err(error) => {

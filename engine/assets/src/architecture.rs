@@ -32,12 +32,8 @@ pub(crate) struct Architecture {
 /// All architectures that the engine runs.
 pub(crate) const ARCHITECTURES: &[Architecture] = &[LLAMA];
 
-const LLAMA: Architecture = Architecture {
-    name: "llama",
-    class: "LlamaForCausalLM",
-    tied_by_default: false,
-    tensors: LLAMA_TENSORS,
-};
+const LLAMA: Architecture =
+    Architecture { name: "llama", class: "LlamaForCausalLM", tied_by_default: false, tensors: LLAMA_TENSORS };
 
 const fn always(_: &ModelConfig) -> bool {
     true
@@ -99,25 +95,17 @@ pub(crate) struct Found {
 impl Architecture {
     /// By `general.architecture` or `model_type`.
     pub fn by_name(name: &str) -> Option<&'static Self> {
-        ARCHITECTURES
-            .iter()
-            .find(|architecture| architecture.name == name)
+        ARCHITECTURES.iter().find(|architecture| architecture.name == name)
     }
 
     /// By the name of its class in transformers.
     pub fn by_class(class: &str) -> Option<&'static Self> {
-        ARCHITECTURES
-            .iter()
-            .find(|architecture| architecture.class == class)
+        ARCHITECTURES.iter().find(|architecture| architecture.class == class)
     }
 
     /// `llama, …`: for the error that says what would have been supported.
     pub fn supported() -> String {
-        ARCHITECTURES
-            .iter()
-            .map(|architecture| architecture.name)
-            .collect::<Vec<_>>()
-            .join(", ")
+        ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", ")
     }
 
     /// Does the file hold a head of its own?
@@ -151,13 +139,8 @@ impl Architecture {
                 let Some(found) = found.remove(&called) else {
                     return Err(missing(container, &called, config, tensor));
                 };
-                let file = files
-                    .get(found.file)
-                    .map_or(container, |file| file.as_path());
-                by_name.insert(
-                    name,
-                    readable(file, &called, found, &(tensor.shape)(config))?,
-                );
+                let file = files.get(found.file).map_or(container, |file| file.as_path());
+                by_name.insert(name, readable(file, &called, found, &(tensor.shape)(config))?);
             }
         }
         Ok(TensorIndex { files, by_name })
@@ -166,25 +149,17 @@ impl Architecture {
 
 fn missing(container: &Path, called: &str, config: &ModelConfig, tensor: &Tensor) -> AssetsError {
     let (what, action) = if tensor.name == HEAD {
-        ("is missing, and tie_word_embeddings is false", "incomplete download? or set tie_word_embeddings to true if the model has no head of its own".to_owned())
-    } else {
         (
-            "is missing",
-            format!(
-                "incomplete download? the {} architecture cannot run without it",
-                config.architecture
-            ),
+            "is missing, and tie_word_embeddings is false",
+            "incomplete download? or set tie_word_embeddings to true if the model has no head of its own".to_owned(),
         )
+    } else {
+        ("is missing", format!("incomplete download? the {} architecture cannot run without it", config.architecture))
     };
     AssetsError::new(ErrorKind::Missing, container, what, action).tensor(called)
 }
 
-fn readable(
-    file: &Path,
-    called: &str,
-    found: Found,
-    expected: &[usize],
-) -> Result<TensorInfo, AssetsError> {
+fn readable(file: &Path, called: &str, found: Found, expected: &[usize]) -> Result<TensorInfo, AssetsError> {
     let error = |kind, what: String, action: &str| {
         let error = AssetsError::new(kind, file, what, action).tensor(called);
         match found.described_at {
@@ -205,20 +180,11 @@ fn readable(
     if found.shape != expected {
         return Err(error(
             ErrorKind::Mismatch,
-            format!(
-                "has shape {:?}, the configuration implies {expected:?}",
-                found.shape
-            ),
+            format!("has shape {:?}, the configuration implies {expected:?}", found.shape),
             "configuration and weights are of different models, or one of them is damaged",
         ));
     }
-    Ok(TensorInfo {
-        file: found.file,
-        dtype,
-        shape: found.shape,
-        offset: found.offset,
-        bytes: found.bytes,
-    })
+    Ok(TensorInfo { file: found.file, dtype, shape: found.shape, offset: found.offset, bytes: found.bytes })
 }
 
 /// Most names that one warning lists.
@@ -229,17 +195,9 @@ pub(crate) fn unread_warning(file: &Path, unread: &BTreeMap<String, Found>) -> O
     if unread.is_empty() {
         return None;
     }
-    let listed: Vec<String> = unread
-        .keys()
-        .take(MAX_LISTED)
-        .map(|name| Quoted(name).to_string())
-        .collect();
+    let listed: Vec<String> = unread.keys().take(MAX_LISTED).map(|name| Quoted(name).to_string()).collect();
     let more = unread.len().saturating_sub(MAX_LISTED);
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Some(format!(
         "{}: {} tensors are in the file but not read by this architecture: {}{more}",
         file.display(),

@@ -109,51 +109,26 @@ impl ModelConfig {
         ];
         for (key, size, max) in sizes {
             if size == 0 || size > max {
-                return Err(wrong(
-                    file,
-                    &keys.key(key),
-                    format!("{size} is not between 1 and {max}"),
-                ));
+                return Err(wrong(file, &keys.key(key), format!("{size} is not between 1 and {max}")));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(wrong(
                 file,
                 &keys.key(keys.kv_heads),
-                format!(
-                    "{} heads are not a multiple of {} key/value heads",
-                    self.heads, self.kv_heads
-                ),
+                format!("{} heads are not a multiple of {} key/value heads", self.heads, self.kv_heads),
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(wrong(
-                file,
-                &keys.key(keys.head_dim),
-                format!("{} is odd, rotary embedding needs pairs", self.head_dim),
-            ));
+            return Err(wrong(file, &keys.key(keys.head_dim), format!("{} is odd, rotary embedding needs pairs", self.head_dim)));
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
-            return Err(wrong(
-                file,
-                &keys.key(keys.rms_norm_eps),
-                format!("{} is not between 0 and 1", self.rms_norm_eps),
-            ));
+            return Err(wrong(file, &keys.key(keys.rms_norm_eps), format!("{} is not between 0 and 1", self.rms_norm_eps)));
         }
         if !(self.rope.theta.is_finite() && self.rope.theta >= 1.0) {
-            return Err(wrong(
-                file,
-                &keys.key(keys.rope_theta),
-                format!("{} is no base of frequencies", self.rope.theta),
-            ));
+            return Err(wrong(file, &keys.key(keys.rope_theta), format!("{} is no base of frequencies", self.rope.theta)));
         }
-        if let RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context,
-        } = self.rope.scaling
-        {
+        if let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } = self.rope.scaling {
             let ordered = factor >= 1.0
                 && low_freq_factor > 0.0
                 && high_freq_factor > low_freq_factor
@@ -172,11 +147,5 @@ impl ModelConfig {
 }
 
 fn wrong(file: &Path, key: &str, what: String) -> AssetsError {
-    AssetsError::new(
-        ErrorKind::Mismatch,
-        file,
-        what,
-        "correct the value, or fetch the file again",
-    )
-    .key(key)
+    AssetsError::new(ErrorKind::Mismatch, file, what, "correct the value, or fetch the file again").key(key)
 }

@@ -39,33 +39,19 @@ pub struct AssetsError {
     pub place: Option<Place>,
     /// Byte offset in `file`, where one is known.
     pub offset: Option<u64>,
-    pub what: String,
+    pub what: Box<str>,
     /// What the reader of the line can do about it.
-    pub action: String,
+    pub action: Box<str>,
 }
 
 impl AssetsError {
-    pub(crate) fn new(
-        kind: ErrorKind,
-        file: &Path,
-        what: impl Into<String>,
-        action: impl Into<String>,
-    ) -> Self {
-        Self {
-            kind,
-            file: file.to_path_buf(),
-            place: None,
-            offset: None,
-            what: what.into(),
-            action: action.into(),
-        }
+    pub(crate) fn new(kind: ErrorKind, file: &Path, what: impl Into<Box<str>>, action: impl Into<Box<str>>) -> Self {
+        Self { kind, file: file.to_path_buf(), place: None, offset: None, what: what.into(), action: action.into() }
     }
 
     pub(crate) fn io(file: &Path, doing: &str, error: &std::io::Error) -> Self {
         let (kind, action) = match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                (ErrorKind::Missing, "check the path; incomplete download?")
-            }
+            std::io::ErrorKind::NotFound => (ErrorKind::Missing, "check the path; incomplete download?"),
             _ => (ErrorKind::Io, "check the path and its permissions"),
         };
         Self::new(kind, file, format!("cannot {doing}: {error}"), action)
@@ -120,10 +106,6 @@ impl fmt::Display for Quoted<'_> {
         for c in chars.by_ref().take(Self::MAX_CHARS) {
             write!(f, "{}", c.escape_debug())?;
         }
-        f.write_str(if chars.next().is_some() {
-            "…\""
-        } else {
-            "\""
-        })
+        f.write_str(if chars.next().is_some() { "…\"" } else { "\"" })
     }
 }

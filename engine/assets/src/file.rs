@@ -19,12 +19,7 @@ pub(crate) const MAX_TOKENIZER_BYTES: u64 = 48 << 20;
 pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), AssetsError> {
     let found = std::fs::metadata(path).map_err(|error| AssetsError::io(path, "open", &error))?;
     if !found.is_file() {
-        return Err(AssetsError::new(
-            ErrorKind::Malformed,
-            path,
-            "is not a regular file",
-            "replace it by the model's file",
-        ));
+        return Err(AssetsError::new(ErrorKind::Malformed, path, "is not a regular file", "replace it by the model's file"));
     }
     let file = File::open(path).map_err(|error| AssetsError::io(path, "open", &error))?;
     Ok((file, found.len()))
@@ -46,9 +41,7 @@ pub(crate) fn read(path: &Path, max: u64) -> Result<Vec<u8>, AssetsError> {
     }
     let mut content = Vec::with_capacity(bytes as usize);
     // The file may grow while it is read, so the limit holds for the reading, not only for the length seen before.
-    file.take(max + 1)
-        .read_to_end(&mut content)
-        .map_err(|error| AssetsError::io(path, "read", &error))?;
+    file.take(max + 1).read_to_end(&mut content).map_err(|error| AssetsError::io(path, "read", &error))?;
     if content.len() as u64 > max {
         return Err(too_large(content.len() as u64));
     }
@@ -69,22 +62,10 @@ pub(crate) fn read_optional(path: &Path, max: u64) -> Result<Option<Vec<u8>>, As
 }
 
 /// Parses JSON. A byte order mark is skipped, as RFC 8259 §8.1 allows.
-pub(crate) fn parse_json<T: DeserializeOwned>(
-    path: &Path,
-    content: &[u8],
-) -> Result<T, AssetsError> {
+pub(crate) fn parse_json<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<T, AssetsError> {
     serde_json::from_slice(without_bom(content)).map_err(|error| {
-        let what = if content.is_empty() {
-            "is empty".to_owned()
-        } else {
-            format!("is not the JSON expected: {error}")
-        };
-        AssetsError::new(
-            ErrorKind::Malformed,
-            path,
-            what,
-            "fetch the file again, or correct it",
-        )
+        let what = if content.is_empty() { "is empty".to_owned() } else { format!("is not the JSON expected: {error}") };
+        AssetsError::new(ErrorKind::Malformed, path, what, "fetch the file again, or correct it")
     })
 }
 

@@ -23,9 +23,7 @@ use std::path::{Path, PathBuf};
 pub use crate::config::{ModelConfig, Rope, RopePairing, RopeScaling};
 pub use crate::error::{AssetsError, ErrorKind, Place};
 pub use crate::tensors::{DType, TensorIndex, TensorInfo};
-pub use crate::text::{
-    Digest, GgufTokenizer, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind, TokenizerSource,
-};
+pub use crate::text::{Digest, GgufTokenizer, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind, TokenizerSource};
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +74,7 @@ pub fn open(path: &Path) -> Result<ModelAssets, AssetsError> {
     if found.is_dir() {
         return hugging_face::open(path);
     }
-    if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-    {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
         return gguf::open(path);
     }
     Err(AssetsError::new(

@@ -23,29 +23,14 @@ const MAX_TENSORS: usize = 1 << 18;
 const MAX_DIMS: usize = 8;
 
 /// Reads one file's header. Byte ranges are absolute; all lie within the file, and cover it without holes or overlaps.
-pub(crate) fn read_header(
-    path: &Path,
-    file: usize,
-) -> Result<BTreeMap<String, Found>, AssetsError> {
-    let error = |kind, what: String| {
-        AssetsError::new(
-            kind,
-            path,
-            what,
-            "incomplete download? fetch the file again",
-        )
-    };
+pub(crate) fn read_header(path: &Path, file: usize) -> Result<BTreeMap<String, Found>, AssetsError> {
+    let error = |kind, what: String| AssetsError::new(kind, path, what, "incomplete download? fetch the file again");
     let (mut reader, file_bytes) = file::open_regular(path)?;
     let mut prefix = [0u8; 8];
     if file_bytes < 8 {
-        return Err(error(
-            ErrorKind::Truncated,
-            format!("has {file_bytes} bytes, too few for a safetensors header"),
-        ));
+        return Err(error(ErrorKind::Truncated, format!("has {file_bytes} bytes, too few for a safetensors header")));
     }
-    reader
-        .read_exact(&mut prefix)
-        .map_err(|e| AssetsError::io(path, "read", &e))?;
+    reader.read_exact(&mut prefix).map_err(|e| AssetsError::io(path, "read", &e))?;
     if prefix == *b"version " {
         return Err(file::git_lfs_pointer(path));
     }
@@ -60,26 +45,20 @@ pub(crate) fn read_header(
     if header_bytes > file_bytes - 8 {
         return Err(error(
             ErrorKind::Truncated,
-            format!(
-                "claims a header of {header_bytes} bytes and has {} after its length",
-                file_bytes - 8
-            ),
+            format!("claims a header of {header_bytes} bytes and has {} after its length", file_bytes - 8),
         )
         .at(0));
     }
     let mut header = vec![0u8; header_bytes as usize];
-    reader
-        .read_exact(&mut header)
-        .map_err(|e| AssetsError::io(path, "read", &e))?;
-    let Header(tensors) = serde_json::from_slice(&header)
-        .map_err(|e| error(ErrorKind::Malformed, format!("has a broken header: {e}")).at(8))?;
+    reader.read_exact(&mut header).map_err(|e| AssetsError::io(path, "read", &e))?;
+    let Header(tensors) =
+        serde_json::from_slice(&header).map_err(|e| error(ErrorKind::Malformed, format!("has a broken header: {e}")).at(8))?;
 
     let data = 8 + header_bytes;
     let data_bytes = file_bytes - data;
     let mut found = BTreeMap::new();
     for (name, tensor) in tensors {
-        let place = place(&tensor, file, data, data_bytes)
-            .map_err(|(kind, what)| error(kind, what).tensor(&name))?;
+        let place = place(&tensor, file, data, data_bytes).map_err(|(kind, what)| error(kind, what).tensor(&name))?;
         found.insert(name, place);
     }
     no_holes(&found, data, data_bytes).map_err(|(kind, what)| error(kind, what))?;
@@ -91,28 +70,15 @@ type Fault = (ErrorKind, String);
 fn place(tensor: &Described, file: usize, data: u64, data_bytes: u64) -> Result<Found, Fault> {
     let (begin, end) = tensor.data_offsets;
     if tensor.shape.len() > MAX_DIMS {
-        return Err((
-            ErrorKind::Malformed,
-            format!(
-                "has {} dimensions; at most {MAX_DIMS} are read",
-                tensor.shape.len()
-            ),
-        ));
+        return Err((ErrorKind::Malformed, format!("has {} dimensions; at most {MAX_DIMS} are read", tensor.shape.len())));
     }
     if begin > end {
-        return Err((
-            ErrorKind::Malformed,
-            format!("ends at {end} before it begins at {begin}"),
-        ));
+        return Err((ErrorKind::Malformed, format!("ends at {end} before it begins at {begin}")));
     }
     if end > data_bytes {
         return Err((
             ErrorKind::Truncated,
-            format!(
-                "ends at byte {} of a file of {}",
-                data.saturating_add(end),
-                data + data_bytes
-            ),
+            format!("ends at byte {} of a file of {}", data.saturating_add(end), data + data_bytes),
         ));
     }
     let dtype = match tensor.dtype.as_str() {
@@ -122,61 +88,33 @@ fn place(tensor: &Described, file: usize, data: u64, data_bytes: u64) -> Result<
         other => Err(other.to_owned()),
     };
     if let Ok(dtype) = dtype {
-        let implied = dtype
-            .tensor_bytes(&tensor.shape)
-            .map_err(|what| (ErrorKind::Malformed, what))?;
+        let implied = dtype.tensor_bytes(&tensor.shape).map_err(|what| (ErrorKind::Malformed, what))?;
         if implied != end - begin {
             return Err((
                 ErrorKind::Malformed,
-                format!(
-                    "has {} bytes, its shape {:?} in {dtype} needs {implied}",
-                    end - begin,
-                    tensor.shape
-                ),
+                format!("has {} bytes, its shape {:?} in {dtype} needs {implied}", end - begin, tensor.shape),
             ));
         }
     }
-    Ok(Found {
-        file,
-        dtype,
-        shape: tensor.shape.clone(),
-        offset: data + begin,
-        bytes: end - begin,
-        described_at: None,
-    })
+    Ok(Found { file, dtype, shape: tensor.shape.clone(), offset: data + begin, bytes: end - begin, described_at: None })
 }
 
 /// The format demands that tensors cover the data exactly: a byte that belongs to two or to none is a damaged or forged header.
 fn no_holes(found: &BTreeMap<String, Found>, data: u64, data_bytes: u64) -> Result<(), Fault> {
-    let mut ranges: Vec<(u64, u64, &str)> = found
-        .iter()
-        .map(|(name, tensor)| (tensor.offset, tensor.bytes, name.as_str()))
-        .collect();
+    let mut ranges: Vec<(u64, u64, &str)> =
+        found.iter().map(|(name, tensor)| (tensor.offset, tensor.bytes, name.as_str())).collect();
     ranges.sort_unstable();
     let mut at = data;
     for (offset, bytes, name) in ranges {
         if offset != at {
-            let what = if offset < at {
-                "overlaps the tensor before it"
-            } else {
-                "leaves a hole before it"
-            };
-            return Err((
-                ErrorKind::Malformed,
-                format!("tensor {} {what}", crate::error::Quoted(name)),
-            ));
+            let what = if offset < at { "overlaps the tensor before it" } else { "leaves a hole before it" };
+            return Err((ErrorKind::Malformed, format!("tensor {} {what}", crate::error::Quoted(name))));
         }
         at += bytes;
     }
     match (data + data_bytes).checked_sub(at) {
         Some(0) => Ok(()),
-        left => Err((
-            ErrorKind::Malformed,
-            format!(
-                "has {} bytes after its last tensor",
-                left.unwrap_or_default()
-            ),
-        )),
+        left => Err((ErrorKind::Malformed, format!("has {} bytes after its last tensor", left.unwrap_or_default()))),
     }
 }
 
@@ -209,16 +147,11 @@ impl<'de> Deserialize<'de> for Header {
                         continue;
                     }
                     if tensors.len() == MAX_TENSORS {
-                        return Err(A::Error::custom(format_args!(
-                            "more than {MAX_TENSORS} tensors"
-                        )));
+                        return Err(A::Error::custom(format_args!("more than {MAX_TENSORS} tensors")));
                     }
                     let described = map.next_value::<Described>()?;
                     if tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format_args!(
-                            "tensor {} comes twice",
-                            crate::error::Quoted(&name)
-                        )));
+                        return Err(A::Error::custom(format_args!("tensor {} comes twice", crate::error::Quoted(&name))));
                     }
                     tensors.insert(name, described);
                 }

@@ -42,10 +42,7 @@ impl DType {
     pub(crate) fn tensor_bytes(self, shape: &[usize]) -> Result<u64, String> {
         let columns = shape.last().copied().unwrap_or(1);
         if !columns.is_multiple_of(self.block_len()) {
-            return Err(format!(
-                "rows of {columns} are no whole number of {self} blocks of {}",
-                self.block_len()
-            ));
+            return Err(format!("rows of {columns} are no whole number of {self} blocks of {}", self.block_len()));
         }
         shape
             .iter()

@@ -42,14 +42,10 @@ pub(super) fn read(
         None => hidden_size.checked_div(heads).unwrap_or(0),
     };
     refuse_what_changes_the_result(metadata, &keys, head_dim)?;
-    let embedding_rows = found
-        .get("token_embd.weight")
-        .and_then(|tensor| tensor.shape.first().copied());
+    let embedding_rows = found.get("token_embd.weight").and_then(|tensor| tensor.shape.first().copied());
     let vocab_size = match embedding_rows {
         Some(rows) => rows,
-        None => metadata
-            .optional_size(&key(keys.vocab_size))?
-            .unwrap_or(tokens),
+        None => metadata.optional_size(&key(keys.vocab_size))?.unwrap_or(tokens),
     };
     let config = ModelConfig {
         architecture: architecture.name.to_owned(),
@@ -58,9 +54,7 @@ pub(super) fn read(
         intermediate_size: metadata.size(&key(keys.intermediate_size))?,
         layers: metadata.size(&key(keys.layers))?,
         heads,
-        kv_heads: metadata
-            .optional_size(&key(keys.kv_heads))?
-            .unwrap_or(heads),
+        kv_heads: metadata.optional_size(&key(keys.kv_heads))?.unwrap_or(heads),
         head_dim,
         rms_norm_eps: metadata
             .optional_float(&key(keys.rms_norm_eps))?
@@ -71,32 +65,19 @@ pub(super) fn read(
         attention_bias: found.contains_key("blk.0.attn_q.bias"),
         mlp_bias: found.contains_key("blk.0.ffn_gate.bias"),
         rope: Rope {
-            theta: metadata
-                .optional_float(&key(keys.rope_theta))?
-                .unwrap_or(DEFAULT_ROPE_THETA),
+            theta: metadata.optional_float(&key(keys.rope_theta))?.unwrap_or(DEFAULT_ROPE_THETA),
             scaling: factors.map_or(RopeScaling::None, RopeScaling::Factors),
             // The converter permutes rows of q and k of this architecture so that neighbours turn together.
             pairing: RopePairing::Adjacent,
         },
     };
-    config
-        .check(metadata.path(), &keys)
-        .map_err(|error| metadata.locate(error))?;
+    config.check(metadata.path(), &keys).map_err(|error| metadata.locate(error))?;
     if let RopeScaling::Factors(factors) = &config.rope.scaling
         && factors.len() != head_dim / 2
     {
-        let what = format!(
-            "rope_freqs.weight has {} numbers, a head of {head_dim} needs {}",
-            factors.len(),
-            head_dim / 2
-        );
-        return Err(AssetsError::new(
-            ErrorKind::Mismatch,
-            metadata.path(),
-            what,
-            "fetch or convert the file again",
-        )
-        .tensor("rope_freqs.weight"));
+        let what = format!("rope_freqs.weight has {} numbers, a head of {head_dim} needs {}", factors.len(), head_dim / 2);
+        return Err(AssetsError::new(ErrorKind::Mismatch, metadata.path(), what, "fetch or convert the file again")
+            .tensor("rope_freqs.weight"));
     }
     if tokens > vocab_size {
         let what = format!("has {tokens} tokens, the embedding {vocab_size} rows");
@@ -111,55 +92,28 @@ pub(super) fn read(
 }
 
 /// Options that would change every number, and that nothing here computes.
-fn refuse_what_changes_the_result(
-    metadata: &Metadata,
-    keys: &Spelling,
-    head_dim: usize,
-) -> Result<(), AssetsError> {
-    let refuse = |key: &str, what: String| {
-        Err(metadata.error(ErrorKind::Unsupported, key, what, "use a model without it"))
-    };
+fn refuse_what_changes_the_result(metadata: &Metadata, keys: &Spelling, head_dim: usize) -> Result<(), AssetsError> {
+    let refuse = |key: &str, what: String| Err(metadata.error(ErrorKind::Unsupported, key, what, "use a model without it"));
     let scaling = keys.key("rope.scaling.type");
     if let Some(kind) = metadata.optional_string(&scaling)?
         && kind != "none"
     {
-        return refuse(
-            &scaling,
-            format!("rope scaling {} is not supported", Quoted(kind)),
-        );
+        return refuse(&scaling, format!("rope scaling {} is not supported", Quoted(kind)));
     }
-    for key in [
-        keys.key("rope.scale_linear"),
-        keys.key("rope.scaling.factor"),
-    ] {
-        if metadata
-            .optional_float(&key)?
-            .is_some_and(|factor| factor != 1.0 && factor != 0.0)
-        {
+    for key in [keys.key("rope.scale_linear"), keys.key("rope.scaling.factor")] {
+        if metadata.optional_float(&key)?.is_some_and(|factor| factor != 1.0 && factor != 0.0) {
             return refuse(&key, "linear rope scaling is not supported".to_owned());
         }
     }
-    for key in [
-        keys.key("rope.dimension_count"),
-        keys.key("attention.value_length"),
-    ] {
+    for key in [keys.key("rope.dimension_count"), keys.key("attention.value_length")] {
         if let Some(dims) = metadata.optional_size(&key)?
             && dims != head_dim
         {
-            return refuse(
-                &key,
-                format!("is {dims}, other than the head's {head_dim}, which is not supported"),
-            );
+            return refuse(&key, format!("is {dims}, other than the head's {head_dim}, which is not supported"));
         }
     }
-    for key in [
-        keys.key("expert_count"),
-        keys.key("attention.sliding_window"),
-    ] {
-        if metadata
-            .optional_unsigned(&key)?
-            .is_some_and(|count| count > 0)
-        {
+    for key in [keys.key("expert_count"), keys.key("attention.sliding_window")] {
+        if metadata.optional_unsigned(&key)?.is_some_and(|count| count > 0) {
             return refuse(&key, "is not supported for this architecture".to_owned());
         }
     }

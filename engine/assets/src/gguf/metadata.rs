@@ -71,17 +71,8 @@ impl Type {
     fn read<R: Read>(reader: &mut Reader<R>) -> Result<Self, AssetsError> {
         let at = reader.at();
         let number = reader.u32()?;
-        let known = usize::try_from(number)
-            .ok()
-            .and_then(|number| Self::ALL.get(number).copied());
-        known.ok_or_else(|| {
-            reader
-                .error(
-                    ErrorKind::Malformed,
-                    format!("value type {number} does not exist"),
-                )
-                .at(at)
-        })
+        let known = usize::try_from(number).ok().and_then(|number| Self::ALL.get(number).copied());
+        known.ok_or_else(|| reader.error(ErrorKind::Malformed, format!("value type {number} does not exist")).at(at))
     }
 
     /// The fewest bytes that a value takes in the file.
@@ -111,26 +102,15 @@ impl Metadata {
             let at = reader.at();
             let key = reader.string("a key")?;
             if key.is_empty() || key.len() > MAX_KEY_BYTES {
-                return Err(reader
-                    .error(
-                        ErrorKind::Malformed,
-                        format!("a key of {} bytes", key.len()),
-                    )
-                    .at(at));
+                return Err(reader.error(ErrorKind::Malformed, format!("a key of {} bytes", key.len())).at(at));
             }
             let value = value(reader, &mut elements).map_err(|error| error.key(&key))?;
             if pairs.contains_key(&key) {
-                return Err(reader
-                    .error(ErrorKind::Malformed, "comes twice")
-                    .key(&key)
-                    .at(at));
+                return Err(reader.error(ErrorKind::Malformed, "comes twice").key(&key).at(at));
             }
             pairs.insert(key, (at, value));
         }
-        Ok(Self {
-            path: reader.path().to_path_buf(),
-            pairs,
-        })
+        Ok(Self { path: reader.path().to_path_buf(), pairs })
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -138,13 +118,7 @@ impl Metadata {
     }
 
     /// An error about a key, at its place in the file if it has one.
-    pub fn error(
-        &self,
-        kind: ErrorKind,
-        key: &str,
-        what: impl Into<String>,
-        action: impl Into<String>,
-    ) -> AssetsError {
+    pub fn error(&self, kind: ErrorKind, key: &str, what: impl Into<Box<str>>, action: impl Into<Box<str>>) -> AssetsError {
         let error = AssetsError::new(kind, &self.path, what, action).key(key);
         match self.pairs.get(key) {
             Some((at, _)) => error.at(*at),
@@ -158,10 +132,7 @@ impl Metadata {
             Some(Place::Key(key)) => self.pairs.get(key).map(|(at, _)| *at),
             _ => None,
         };
-        AssetsError {
-            offset: error.offset.or(at),
-            ..error
-        }
+        AssetsError { offset: error.offset.or(at), ..error }
     }
 
     fn wrong(&self, key: &str, value: &Value, expected: &str) -> AssetsError {
@@ -174,12 +145,7 @@ impl Metadata {
     }
 
     pub fn missing(&self, key: &str) -> AssetsError {
-        self.error(
-            ErrorKind::Missing,
-            key,
-            "is missing",
-            "the file is incomplete; convert or fetch it again",
-        )
+        self.error(ErrorKind::Missing, key, "is missing", "the file is incomplete; convert or fetch it again")
     }
 
     pub fn path(&self) -> &Path {
@@ -210,14 +176,9 @@ impl Metadata {
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>, AssetsError> {
         match self.optional_unsigned(key)? {
             None => Ok(None),
-            Some(number) => usize::try_from(number).map(Some).map_err(|_| {
-                self.error(
-                    ErrorKind::TooLarge,
-                    key,
-                    format!("is {number}"),
-                    "fetch the file again",
-                )
-            }),
+            Some(number) => usize::try_from(number)
+                .map(Some)
+                .map_err(|_| self.error(ErrorKind::TooLarge, key, format!("is {number}"), "fetch the file again")),
         }
     }
 
@@ -228,14 +189,9 @@ impl Metadata {
     pub fn optional_token_id(&self, key: &str) -> Result<Option<u32>, AssetsError> {
         match self.optional_unsigned(key)? {
             None => Ok(None),
-            Some(number) => u32::try_from(number).map(Some).map_err(|_| {
-                self.error(
-                    ErrorKind::Malformed,
-                    key,
-                    format!("{number} is no token id"),
-                    "fetch the file again",
-                )
-            }),
+            Some(number) => u32::try_from(number)
+                .map(Some)
+                .map_err(|_| self.error(ErrorKind::Malformed, key, format!("{number} is no token id"), "fetch the file again")),
         }
     }
 
@@ -310,28 +266,17 @@ fn array<R: Read>(reader: &mut Reader<R>, elements: &mut u64) -> Result<Value, A
     let item = Type::read(reader)?;
     if item == Type::Array {
         // No key that a model needs nests arrays, and depth is how a parser's stack is attacked.
-        return Err(reader
-            .error(ErrorKind::Unsupported, "an array inside an array")
-            .at(at));
+        return Err(reader.error(ErrorKind::Unsupported, "an array inside an array").at(at));
     }
     let count = reader.u64()?;
     if count > reader.left() / item.least_bytes() {
         return Err(reader
-            .error(
-                ErrorKind::Truncated,
-                format!(
-                    "an array of {count} items, and {} bytes left in the file",
-                    reader.left()
-                ),
-            )
+            .error(ErrorKind::Truncated, format!("an array of {count} items, and {} bytes left in the file", reader.left()))
             .at(at));
     }
     if count > *elements {
         return Err(reader
-            .error(
-                ErrorKind::TooLarge,
-                format!("an array of {count} items; at most {MAX_ELEMENTS} are read from one file"),
-            )
+            .error(ErrorKind::TooLarge, format!("an array of {count} items; at most {MAX_ELEMENTS} are read from one file"))
             .at(at));
     }
     *elements -= count;
@@ -349,35 +294,19 @@ fn array<R: Read>(reader: &mut Reader<R>, elements: &mut u64) -> Result<Value, A
     }
     Ok(match item {
         Type::String => Value::Strings(list(reader, count, |reader| reader.string("a string"))?),
-        Type::F32 => Value::Floats(list(reader, count, |reader| {
-            reader.array().map(f32::from_le_bytes)
-        })?),
-        Type::F64 => Value::Floats(list(reader, count, |reader| {
-            reader.array().map(|bytes| f64::from_le_bytes(bytes) as f32)
-        })?),
-        Type::U8 | Type::Bool => Value::Integers(list(reader, count, |reader| {
-            reader.array().map(|[byte]: [u8; 1]| byte.into())
-        })?),
-        Type::I8 => Value::Integers(list(reader, count, |reader| {
-            reader.array().map(|bytes| i8::from_le_bytes(bytes).into())
-        })?),
-        Type::U16 => Value::Integers(list(reader, count, |reader| {
-            reader.array().map(|bytes| u16::from_le_bytes(bytes).into())
-        })?),
-        Type::I16 => Value::Integers(list(reader, count, |reader| {
-            reader.array().map(|bytes| i16::from_le_bytes(bytes).into())
-        })?),
+        Type::F32 => Value::Floats(list(reader, count, |reader| reader.array().map(f32::from_le_bytes))?),
+        Type::F64 => Value::Floats(list(reader, count, |reader| reader.array().map(|bytes| f64::from_le_bytes(bytes) as f32))?),
+        Type::U8 | Type::Bool => {
+            Value::Integers(list(reader, count, |reader| reader.array().map(|[byte]: [u8; 1]| byte.into()))?)
+        }
+        Type::I8 => Value::Integers(list(reader, count, |reader| reader.array().map(|bytes| i8::from_le_bytes(bytes).into()))?),
+        Type::U16 => Value::Integers(list(reader, count, |reader| reader.array().map(|bytes| u16::from_le_bytes(bytes).into()))?),
+        Type::I16 => Value::Integers(list(reader, count, |reader| reader.array().map(|bytes| i16::from_le_bytes(bytes).into()))?),
         Type::U32 => Value::Integers(list(reader, count, |reader| reader.u32().map(i64::from))?),
-        Type::I32 => Value::Integers(list(reader, count, |reader| {
-            reader.array().map(|bytes| i32::from_le_bytes(bytes).into())
-        })?),
+        Type::I32 => Value::Integers(list(reader, count, |reader| reader.array().map(|bytes| i32::from_le_bytes(bytes).into()))?),
         // Nothing that is read here needs more than 63 bits; larger ones fail their own check as negative numbers.
-        Type::U64 => Value::Integers(list(reader, count, |reader| {
-            reader.u64().map(|number| number as i64)
-        })?),
-        Type::I64 => Value::Integers(list(reader, count, |reader| {
-            reader.array().map(i64::from_le_bytes)
-        })?),
+        Type::U64 => Value::Integers(list(reader, count, |reader| reader.u64().map(|number| number as i64))?),
+        Type::I64 => Value::Integers(list(reader, count, |reader| reader.array().map(i64::from_le_bytes))?),
         Type::Array => return Err(reader.error(ErrorKind::Unsupported, "an array inside an array")),
     })
 }

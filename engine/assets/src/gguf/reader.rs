@@ -19,12 +19,7 @@ pub(super) struct Reader<R> {
 impl<R: Read> Reader<R> {
     /// A reader of `bytes` bytes from the beginning of the file.
     pub fn new(path: &Path, input: R, bytes: u64) -> Self {
-        Self {
-            input,
-            path: path.to_path_buf(),
-            at: 0,
-            end: bytes,
-        }
+        Self { input, path: path.to_path_buf(), at: 0, end: bytes }
     }
 
     pub fn path(&self) -> &Path {
@@ -42,7 +37,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// An error at this place.
-    pub fn error(&self, kind: ErrorKind, what: impl Into<String>) -> AssetsError {
+    pub fn error(&self, kind: ErrorKind, what: impl Into<Box<str>>) -> AssetsError {
         let action = match kind {
             ErrorKind::Truncated => "incomplete download? fetch the file again",
             ErrorKind::Unsupported => "use another file",
@@ -53,17 +48,11 @@ impl<R: Read> Reader<R> {
 
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), AssetsError> {
         if buffer.len() as u64 > self.left() {
-            return Err(self.error(
-                ErrorKind::Truncated,
-                format!(
-                    "the file ends {} bytes too early",
-                    buffer.len() as u64 - self.left()
-                ),
-            ));
+            return Err(
+                self.error(ErrorKind::Truncated, format!("the file ends {} bytes too early", buffer.len() as u64 - self.left()))
+            );
         }
-        self.input
-            .read_exact(buffer)
-            .map_err(|error| AssetsError::io(&self.path, "read", &error).at(self.at))?;
+        self.input.read_exact(buffer).map_err(|error| AssetsError::io(&self.path, "read", &error).at(self.at))?;
         self.at += buffer.len() as u64;
         Ok(())
     }
@@ -88,21 +77,12 @@ impl<R: Read> Reader<R> {
         let length = self.u64()?;
         if length > self.left() {
             return Err(self
-                .error(
-                    ErrorKind::Truncated,
-                    format!(
-                        "{what} of {length} bytes, and {} left in the file",
-                        self.left()
-                    ),
-                )
+                .error(ErrorKind::Truncated, format!("{what} of {length} bytes, and {} left in the file", self.left()))
                 .at(start));
         }
         if length > MAX_STRING_BYTES {
             return Err(self
-                .error(
-                    ErrorKind::TooLarge,
-                    format!("{what} of {length} bytes; at most {MAX_STRING_BYTES} are read"),
-                )
+                .error(ErrorKind::TooLarge, format!("{what} of {length} bytes; at most {MAX_STRING_BYTES} are read"))
                 .at(start));
         }
         let mut bytes = vec![0; length as usize];

@@ -49,10 +49,7 @@ pub(super) fn read<R: Read>(
         let name = reader.string("a tensor's name")?;
         let tensor = description(reader, at).map_err(|error| error.tensor(&name))?;
         if found.contains_key(&name) {
-            return Err(reader
-                .error(ErrorKind::Malformed, "comes twice")
-                .tensor(&name)
-                .at(at));
+            return Err(reader.error(ErrorKind::Malformed, "comes twice").tensor(&name).at(at));
         }
         found.insert(name, tensor);
     }
@@ -66,20 +63,13 @@ pub(super) fn read<R: Read>(
             } else {
                 "the file is damaged; fetch it again"
             };
-            AssetsError::new(kind, reader.path(), what, action)
-                .tensor(name)
-                .at(tensor.described_at.unwrap_or_default())
+            AssetsError::new(kind, reader.path(), what, action).tensor(name).at(tensor.described_at.unwrap_or_default())
         })?;
     }
     no_overlaps(&found).map_err(|(name, at)| {
-        AssetsError::new(
-            ErrorKind::Malformed,
-            reader.path(),
-            "overlaps another tensor",
-            "the file is damaged; fetch it again",
-        )
-        .tensor(&name)
-        .at(at)
+        AssetsError::new(ErrorKind::Malformed, reader.path(), "overlaps another tensor", "the file is damaged; fetch it again")
+            .tensor(&name)
+            .at(at)
     })?;
     Ok(found)
 }
@@ -88,39 +78,23 @@ pub(super) fn read<R: Read>(
 fn description<R: Read>(reader: &mut Reader<R>, at: u64) -> Result<Found, AssetsError> {
     let dims = reader.u32()?;
     if dims == 0 || dims > MAX_DIMS {
-        return Err(reader
-            .error(
-                ErrorKind::Malformed,
-                format!("has {dims} dimensions, not 1 to {MAX_DIMS}"),
-            )
-            .at(at));
+        return Err(reader.error(ErrorKind::Malformed, format!("has {dims} dimensions, not 1 to {MAX_DIMS}")).at(at));
     }
     let mut shape = Vec::with_capacity(dims as usize);
     for _ in 0..dims {
         let dim = reader.u64()?;
-        shape.push(usize::try_from(dim).map_err(|_| {
-            reader
-                .error(ErrorKind::TooLarge, format!("has a dimension of {dim}"))
-                .at(at)
-        })?);
+        shape.push(
+            usize::try_from(dim).map_err(|_| reader.error(ErrorKind::TooLarge, format!("has a dimension of {dim}")).at(at))?,
+        );
     }
     shape.reverse();
     let dtype = dtype(reader.u32()?);
     let bytes = match dtype {
-        Ok(dtype) => dtype
-            .tensor_bytes(&shape)
-            .map_err(|what| reader.error(ErrorKind::Malformed, what).at(at))?,
+        Ok(dtype) => dtype.tensor_bytes(&shape).map_err(|what| reader.error(ErrorKind::Malformed, what).at(at))?,
         // Nobody reads it, so its size does not matter; if somebody wants to, that is the error.
         Err(_) => 0,
     };
-    Ok(Found {
-        file: 0,
-        dtype,
-        shape,
-        offset: reader.u64()?,
-        bytes,
-        described_at: Some(at),
-    })
+    Ok(Found { file: 0, dtype, shape, offset: reader.u64()?, bytes, described_at: Some(at) })
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, AssetsError> {
@@ -137,17 +111,9 @@ fn alignment(metadata: &Metadata) -> Result<u64, AssetsError> {
     }
 }
 
-fn place(
-    tensor: &mut Found,
-    data: u64,
-    file_end: u64,
-    alignment: u64,
-) -> Result<(), (ErrorKind, String)> {
+fn place(tensor: &mut Found, data: u64, file_end: u64, alignment: u64) -> Result<(), (ErrorKind, String)> {
     if !tensor.offset.is_multiple_of(alignment) {
-        return Err((
-            ErrorKind::Malformed,
-            format!("has offset {}, no multiple of {alignment}", tensor.offset),
-        ));
+        return Err((ErrorKind::Malformed, format!("has offset {}, no multiple of {alignment}", tensor.offset)));
     }
     let begin = data.checked_add(tensor.offset);
     match begin.and_then(|begin| begin.checked_add(tensor.bytes)) {
@@ -155,23 +121,15 @@ fn place(
             tensor.offset += data;
             Ok(())
         }
-        Some(end) => Err((
-            ErrorKind::Truncated,
-            format!("ends at byte {end} of a file of {file_end}"),
-        )),
-        None => Err((
-            ErrorKind::Malformed,
-            format!("has offset {}, which overflows", tensor.offset),
-        )),
+        Some(end) => Err((ErrorKind::Truncated, format!("ends at byte {end} of a file of {file_end}"))),
+        None => Err((ErrorKind::Malformed, format!("has offset {}, which overflows", tensor.offset))),
     }
 }
 
 /// A byte that belongs to two tensors means that one of them would silently be read as the other.
 fn no_overlaps(found: &BTreeMap<String, Found>) -> Result<(), (String, u64)> {
-    let mut ranges: Vec<_> = found
-        .iter()
-        .map(|(name, tensor)| (tensor.offset, tensor.bytes, name, tensor.described_at))
-        .collect();
+    let mut ranges: Vec<_> =
+        found.iter().map(|(name, tensor)| (tensor.offset, tensor.bytes, name, tensor.described_at)).collect();
     ranges.sort_unstable();
     for pair in ranges.windows(2) {
         if pair[0].0 + pair[0].1 > pair[1].0 {
@@ -182,44 +140,25 @@ fn no_overlaps(found: &BTreeMap<String, Found>) -> Result<(), (String, u64)> {
 }
 
 /// Takes `rope_freqs.weight` out and reads its few numbers: Llama 3.1's frequency scaling, which GGUF spells as a tensor.
-pub(super) fn take_rope_factors(
-    path: &Path,
-    found: &mut BTreeMap<String, Found>,
-) -> Result<Option<Vec<f32>>, AssetsError> {
+pub(super) fn take_rope_factors(path: &Path, found: &mut BTreeMap<String, Found>) -> Result<Option<Vec<f32>>, AssetsError> {
     let Some(tensor) = found.remove(ROPE_FACTORS) else {
         return Ok(None);
     };
     let error = |what: String| {
-        AssetsError::new(
-            ErrorKind::Unsupported,
-            path,
-            what,
-            "fetch or convert the file again",
-        )
-        .tensor(ROPE_FACTORS)
-        .at(tensor.described_at.unwrap_or_default())
+        AssetsError::new(ErrorKind::Unsupported, path, what, "fetch or convert the file again")
+            .tensor(ROPE_FACTORS)
+            .at(tensor.described_at.unwrap_or_default())
     };
-    if tensor.dtype != Ok(DType::F32)
-        || tensor.shape.len() != 1
-        || tensor.shape[0] > MAX_ROPE_FACTORS
-    {
-        return Err(error(format!(
-            "is no vector of at most {MAX_ROPE_FACTORS} F32 numbers"
-        )));
+    if tensor.dtype != Ok(DType::F32) || tensor.shape.len() != 1 || tensor.shape[0] > MAX_ROPE_FACTORS {
+        return Err(error(format!("is no vector of at most {MAX_ROPE_FACTORS} F32 numbers")));
     }
     let (mut file, _) = file::open_regular(path)?;
     let mut bytes = vec![0; tensor.bytes as usize];
     file.seek(SeekFrom::Start(tensor.offset))
         .and_then(|_| file.read_exact(&mut bytes))
         .map_err(|e| AssetsError::io(path, "read", &e))?;
-    let factors: Vec<f32> = bytes
-        .chunks_exact(4)
-        .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-        .collect();
-    if factors
-        .iter()
-        .any(|factor| !(factor.is_finite() && *factor > 0.0))
-    {
+    let factors: Vec<f32> = bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+    if factors.iter().any(|factor| !(factor.is_finite() && *factor > 0.0)) {
         return Err(error("holds a number that is not positive".to_owned()));
     }
     Ok(Some(factors))

@@ -49,12 +49,8 @@ pub(super) fn read(
             None => hidden_size.checked_div(heads).unwrap_or(0),
         },
         rms_norm_eps: json.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        context_length: json
-            .optional_size("max_position_embeddings")?
-            .unwrap_or(2048),
-        tie_word_embeddings: json
-            .optional_flag("tie_word_embeddings")?
-            .unwrap_or(architecture.tied_by_default),
+        context_length: json.optional_size("max_position_embeddings")?.unwrap_or(2048),
+        tie_word_embeddings: json.optional_flag("tie_word_embeddings")?.unwrap_or(architecture.tied_by_default),
         attention_bias: json.optional_flag("attention_bias")?.unwrap_or(false),
         mlp_bias: json.optional_flag("mlp_bias")?.unwrap_or(false),
         rope: rope(&json, warnings)?,
@@ -64,10 +60,7 @@ pub(super) fn read(
 }
 
 fn architecture(json: &Json) -> Result<&'static Architecture, AssetsError> {
-    let class = json
-        .get("architectures")
-        .and_then(|classes| classes.get(0))
-        .and_then(Value::as_str);
+    let class = json.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let model_type = json.get("model_type").and_then(Value::as_str);
     let (key, name, architecture) = match (class, model_type) {
         (Some(class), _) => ("architectures", class, Architecture::by_class(class)),
@@ -83,25 +76,15 @@ fn architecture(json: &Json) -> Result<&'static Architecture, AssetsError> {
     };
     architecture.ok_or_else(|| {
         let what = format!("architecture {} is not supported", Quoted(name));
-        json.error(
-            ErrorKind::Unsupported,
-            key,
-            what,
-            format!("supported: {}", Architecture::supported()),
-        )
+        json.error(ErrorKind::Unsupported, key, what, format!("supported: {}", Architecture::supported()))
     })
 }
 
 /// Options that would change every number, and that nothing here computes.
 fn refuse_what_changes_the_result(json: &Json) -> Result<(), AssetsError> {
-    let refuse = |key, what: String| {
-        Err(json.error(ErrorKind::Unsupported, key, what, "use a model without it"))
-    };
+    let refuse = |key, what: String| Err(json.error(ErrorKind::Unsupported, key, what, "use a model without it"));
     if let Some(quantization) = json.get("quantization_config") {
-        let method = quantization
-            .get("quant_method")
-            .and_then(Value::as_str)
-            .unwrap_or("unnamed");
+        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
         return Err(json.error(
             ErrorKind::Unsupported,
             "quantization_config",
@@ -112,35 +95,23 @@ fn refuse_what_changes_the_result(json: &Json) -> Result<(), AssetsError> {
     if let Some(activation) = json.get("hidden_act").and_then(Value::as_str)
         && activation != "silu"
     {
-        return refuse(
-            "hidden_act",
-            format!("activation {} is not supported", Quoted(activation)),
-        );
+        return refuse("hidden_act", format!("activation {} is not supported", Quoted(activation)));
     }
-    for key in [
-        "partial_rotary_factor",
-        "logit_scale",
-        "attention_multiplier",
-    ] {
-        if json
-            .optional_number(key)?
-            .is_some_and(|factor| factor != 1.0)
-        {
+    for key in ["partial_rotary_factor", "logit_scale", "attention_multiplier"] {
+        if json.optional_number(key)?.is_some_and(|factor| factor != 1.0) {
             return refuse(key, "a factor other than 1 is not supported".to_owned());
         }
     }
     Ok(())
 }
 
-/// The two spellings. Where both give a base, `rope_parameters` wins, as in transformers 5.
+/// The two spellings. Where both are there, `rope_scaling` wins over `rope_parameters`, and a base inside either over the one at
+/// the top, as in transformers 5.
 fn rope(json: &Json, warnings: &mut Vec<String>) -> Result<Rope, AssetsError> {
     let top_theta = json.optional_number("rope_theta")?;
-    let (key, parameters) = match (
-        json.object("rope_parameters")?,
-        json.object("rope_scaling")?,
-    ) {
-        (Some(parameters), _) => ("rope_parameters", Some(parameters)),
-        (None, scaling) => ("rope_scaling", scaling),
+    let (key, parameters) = match (json.object("rope_parameters")?, json.object("rope_scaling")?) {
+        (_, Some(scaling)) if !scaling.is_empty() => ("rope_scaling", Some(scaling)),
+        (parameters, _) => ("rope_parameters", parameters),
     };
     let Some(parameters) = parameters else {
         return Ok(Rope {
@@ -151,33 +122,21 @@ fn rope(json: &Json, warnings: &mut Vec<String>) -> Result<Rope, AssetsError> {
     };
     let number = |name: &str| match parameters.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or_else(|| {
-            json.error(
-                ErrorKind::Malformed,
-                key,
-                format!("{name} is not a number"),
-                "correct it",
-            )
-        }),
+        Some(value) => value
+            .as_f64()
+            .map(Some)
+            .ok_or_else(|| json.error(ErrorKind::Malformed, key, format!("{name} is not a number"), "correct it")),
     };
     let required = |name: &str| {
         number(name)?.ok_or_else(|| {
-            json.error(
-                ErrorKind::Missing,
-                key,
-                format!("llama3 scaling without {name}"),
-                "add it, or fetch the file again",
-            )
+            json.error(ErrorKind::Missing, key, format!("llama3 scaling without {name}"), "add it, or fetch the file again")
         })
     };
     let inner_theta = number("rope_theta")?;
     if let (Some(inner), Some(top)) = (inner_theta, top_theta)
         && inner != top
     {
-        warnings.push(format!(
-            "{}: rope_theta is {top}, and {inner} in {key}: {inner} is used",
-            json.path.display()
-        ));
+        warnings.push(format!("{}: rope_theta is {top}, and {inner} in {key}: {inner} is used", json.path.display()));
     }
     if number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
         return Err(json.error(
@@ -188,10 +147,7 @@ fn rope(json: &Json, warnings: &mut Vec<String>) -> Result<Rope, AssetsError> {
         ));
     }
     // transformers 4 wrote `type` before it wrote `rope_type`.
-    let kind = parameters
-        .get("rope_type")
-        .or_else(|| parameters.get("type"))
-        .and_then(Value::as_str);
+    let kind = parameters.get("rope_type").or_else(|| parameters.get("type")).and_then(Value::as_str);
     let scaling = match kind {
         Some("default") => RopeScaling::None,
         None if number("factor")?.is_none() => RopeScaling::None,
@@ -202,23 +158,11 @@ fn rope(json: &Json, warnings: &mut Vec<String>) -> Result<Rope, AssetsError> {
             original_context: required("original_max_position_embeddings")? as usize,
         },
         other => {
-            let what = format!(
-                "rope scaling {} is not supported",
-                Quoted(other.unwrap_or("without rope_type"))
-            );
-            return Err(json.error(
-                ErrorKind::Unsupported,
-                key,
-                what,
-                "supported: default, llama3",
-            ));
+            let what = format!("rope scaling {} is not supported", Quoted(other.unwrap_or("without rope_type")));
+            return Err(json.error(ErrorKind::Unsupported, key, what, "supported: default, llama3"));
         }
     };
-    Ok(Rope {
-        theta: inner_theta.or(top_theta).unwrap_or(DEFAULT_ROPE_THETA),
-        scaling,
-        pairing: RopePairing::Halves,
-    })
+    Ok(Rope { theta: inner_theta.or(top_theta).unwrap_or(DEFAULT_ROPE_THETA), scaling, pairing: RopePairing::Halves })
 }
 
 /// A JSON object whose complaints name file and key. `null` counts as absent, as in transformers.
@@ -235,37 +179,23 @@ impl Json {
 
     /// As [`Json::read`]; a file that does not exist is `None`.
     pub fn read_optional(path: &Path) -> Result<Option<Self>, AssetsError> {
-        file::read_optional(path, MAX_CONFIG_BYTES)?
-            .map(|content| Self::parse(path, &content))
-            .transpose()
+        file::read_optional(path, MAX_CONFIG_BYTES)?.map(|content| Self::parse(path, &content)).transpose()
     }
 
     fn parse(path: &Path, content: &[u8]) -> Result<Self, AssetsError> {
-        Ok(Self {
-            path: path.to_path_buf(),
-            map: file::parse_json(path, content)?,
-        })
+        Ok(Self { path: path.to_path_buf(), map: file::parse_json(path, content)? })
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    pub fn error(
-        &self,
-        kind: ErrorKind,
-        key: &str,
-        what: impl Into<String>,
-        action: impl Into<String>,
-    ) -> AssetsError {
+    pub fn error(&self, kind: ErrorKind, key: &str, what: impl Into<Box<str>>, action: impl Into<Box<str>>) -> AssetsError {
         AssetsError::new(kind, &self.path, what, action).key(key)
     }
 
     fn wrong(&self, key: &str, expected: &str) -> AssetsError {
-        let shown = self
-            .get(key)
-            .map(|value| value.to_string())
-            .unwrap_or_default();
+        let shown = self.get(key).map(|value| value.to_string()).unwrap_or_default();
         self.error(
             ErrorKind::Malformed,
             key,
@@ -275,14 +205,7 @@ impl Json {
     }
 
     fn size(&self, key: &str) -> Result<usize, AssetsError> {
-        self.optional_size(key)?.ok_or_else(|| {
-            self.error(
-                ErrorKind::Missing,
-                key,
-                "is missing",
-                "fetch the file again",
-            )
-        })
+        self.optional_size(key)?.ok_or_else(|| self.error(ErrorKind::Missing, key, "is missing", "fetch the file again"))
     }
 
     fn optional_size(&self, key: &str) -> Result<Option<usize>, AssetsError> {
@@ -299,10 +222,7 @@ impl Json {
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>, AssetsError> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => value
-                .as_f64()
-                .map(Some)
-                .ok_or_else(|| self.wrong(key, "a number")),
+            Some(value) => value.as_f64().map(Some).ok_or_else(|| self.wrong(key, "a number")),
         }
     }
 
@@ -320,30 +240,21 @@ impl Json {
     pub fn optional_flag(&self, key: &str) -> Result<Option<bool>, AssetsError> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => value
-                .as_bool()
-                .map(Some)
-                .ok_or_else(|| self.wrong(key, "true or false")),
+            Some(value) => value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false")),
         }
     }
 
     fn object(&self, key: &str) -> Result<Option<&Map<String, Value>>, AssetsError> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => value
-                .as_object()
-                .map(Some)
-                .ok_or_else(|| self.wrong(key, "an object")),
+            Some(value) => value.as_object().map(Some).ok_or_else(|| self.wrong(key, "an object")),
         }
     }
 
     /// A token id or a list of them; absent is an empty list.
     pub fn token_ids(&self, key: &str) -> Result<Vec<u32>, AssetsError> {
         let id = |value: &Value| {
-            value
-                .as_u64()
-                .and_then(|id| u32::try_from(id).ok())
-                .ok_or_else(|| self.wrong(key, "a token id or a list of them"))
+            value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| self.wrong(key, "a token id or a list of them"))
         };
         match self.get(key) {
             None => Ok(Vec::new()),

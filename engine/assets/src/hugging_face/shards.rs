@@ -21,10 +21,7 @@ struct Index {
 }
 
 /// Reads all headers: the files, and every tensor in them.
-pub(super) fn read(
-    folder: &Path,
-    warnings: &mut Vec<String>,
-) -> Result<(Vec<PathBuf>, BTreeMap<String, Found>), AssetsError> {
+pub(super) fn read(folder: &Path, warnings: &mut Vec<String>) -> Result<(Vec<PathBuf>, BTreeMap<String, Found>), AssetsError> {
     // transformers looks for the single file first, too.
     let single = folder.join(SINGLE);
     if single.symlink_metadata().is_ok() {
@@ -57,77 +54,54 @@ fn sharded(
         return Err(AssetsError::new(
             ErrorKind::TooLarge,
             index,
-            format!(
-                "names {} shards; at most {MAX_SHARDS} are read",
-                shards.len()
-            ),
+            format!("names {} shards; at most {MAX_SHARDS} are read", shards.len()),
             "check the file",
         ));
     }
     let mut files = Vec::with_capacity(shards.len());
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    let (mut twice, mut unlisted) = (Vec::new(), Vec::new());
     for shard in &shards {
         // An index is data from a stranger: it may name files of this folder and nothing else.
-        if Path::new(shard)
-            .file_name()
-            .is_none_or(|name| name != *shard)
-        {
+        if Path::new(shard).file_name().is_none_or(|name| name != *shard) {
             return Err(AssetsError::new(
                 ErrorKind::Malformed,
                 index,
-                format!(
-                    "names the shard {}, which is no plain file name",
-                    Quoted(shard)
-                ),
+                format!("names the shard {}, which is no plain file name", Quoted(shard)),
                 "fetch the file again",
             ));
         }
         let path = folder.join(shard);
         if !path.exists() {
-            let tensor = weight_map
-                .iter()
-                .find(|(_, file)| file == shard)
-                .map(|(tensor, _)| tensor.as_str())
-                .unwrap_or_default();
+            let tensor = weight_map.iter().find(|(_, file)| file == shard).map(|(tensor, _)| tensor.as_str()).unwrap_or_default();
             let what = format!(
                 "the shard that {INDEX} names does not exist (and with it {} tensors)",
                 weight_map.values().filter(|file| file == shard).count()
             );
-            return Err(AssetsError::new(
-                ErrorKind::Missing,
-                &path,
-                what,
-                "incomplete download? fetch the shard",
-            )
-            .tensor(tensor));
+            return Err(AssetsError::new(ErrorKind::Missing, &path, what, "incomplete download? fetch the shard").tensor(tensor));
         }
         for (name, tensor) in safetensors::read_header(&path, files.len())? {
-            let expected = weight_map.get(&name).map(String::as_str);
-            if let Some(first) = found.get(&name) {
-                // A tensor in two shards: the one that the index names counts.
-                warnings.push(format!(
-                    "{}: tensor {} lies in two shards; the index decides",
-                    index.display(),
-                    Quoted(&name)
-                ));
-                if first.file < files.len() && expected != Some(*shard) {
-                    continue;
+            match weight_map.get(&name) {
+                // A tensor may lie in two shards of a badly edited folder: the one that the index names counts.
+                Some(named) if named != shard => twice.push(name),
+                Some(_) => drop(found.insert(name, tensor)),
+                None if found.contains_key(&name) => twice.push(name),
+                None => {
+                    unlisted.push(name.clone());
+                    found.insert(name, tensor);
                 }
-            } else if expected.is_none() {
-                warnings.push(format!(
-                    "{}: tensor {} lies in {shard} but not in the index",
-                    index.display(),
-                    Quoted(&name)
-                ));
             }
-            found.insert(name, tensor);
         }
         files.push(path);
     }
+    for (odd, names) in [("also in a shard that the index does not name", &twice), ("in a shard but not in the index", &unlisted)]
+    {
+        if let Some(first) = names.first() {
+            warnings.push(format!("{}: {} tensors lie {odd}, such as {}", index.display(), names.len(), Quoted(first)));
+        }
+    }
     for (name, shard) in &weight_map {
-        let in_its_shard = found
-            .get(name)
-            .is_some_and(|tensor| files.get(tensor.file) == Some(&folder.join(shard)));
+        let in_its_shard = found.get(name).is_some_and(|tensor| files.get(tensor.file) == Some(&folder.join(shard)));
         if !in_its_shard {
             let what = format!("{INDEX} says that it lies in this shard, but it does not");
             return Err(AssetsError::new(

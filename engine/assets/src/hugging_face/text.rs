@@ -31,37 +31,22 @@ pub(super) fn read(
         ));
     };
     let tokenizer = file::without_bom(&tokenizer).to_vec();
-    let Outline {
-        added_tokens,
-        model: _,
-    } = file::parse_json(&path, &tokenizer)?;
+    let Outline { added_tokens, model: _ } = file::parse_json(&path, &tokenizer)?;
 
     let tokenizer_config = Json::read_optional(&folder.join("tokenizer_config.json"))?;
     let special_tokens_map = Json::read_optional(&folder.join("special_tokens_map.json"))?;
     let special = |key: &str| {
-        let text = [&tokenizer_config, &special_tokens_map]
-            .into_iter()
-            .flatten()
-            .find_map(|json| json.get(key).and_then(token_text))?;
-        let id = added_tokens
-            .iter()
-            .find(|token| token.content == text)
-            .map(|token| token.id);
+        let text =
+            [&tokenizer_config, &special_tokens_map].into_iter().flatten().find_map(|json| json.get(key).and_then(token_text))?;
+        let id = added_tokens.iter().find(|token| token.content == text).map(|token| token.id);
         Some(SpecialToken { text, id })
     };
-    let (bos, eos, pad, unk) = (
-        special("bos_token"),
-        special("eos_token"),
-        special("pad_token"),
-        special("unk_token"),
-    );
+    let (bos, eos, pad, unk) = (special("bos_token"), special("eos_token"), special("pad_token"), special("unk_token"));
     let (chat_template, tool_template) = templates(folder, tokenizer_config.as_ref())?;
     let generation = generation(folder, config_eos, eos.as_ref())?;
     if generation.eos.is_empty() {
-        warnings.push(format!(
-            "{}: no end-of-sequence token: only stop strings and max_tokens end a generation",
-            folder.display()
-        ));
+        warnings
+            .push(format!("{}: no end-of-sequence token: only stop strings and max_tokens end a generation", folder.display()));
     }
     let text = TextAssets {
         tokenizer: TokenizerSource::HuggingFace(tokenizer),
@@ -83,10 +68,7 @@ pub(super) fn read(
 struct Outline {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
-    #[expect(
-        dead_code,
-        reason = "a tokenizer.json without a model is broken, and this refuses it"
-    )]
+    #[expect(dead_code, reason = "a tokenizer.json without a model is broken, and this refuses it")]
     model: IgnoredAny,
 }
 
@@ -98,23 +80,13 @@ struct AddedToken {
 
 /// `"<s>"` or `{"content": "<s>", …}`.
 fn token_text(value: &Value) -> Option<String> {
-    value
-        .as_str()
-        .or_else(|| value.get("content").and_then(Value::as_str))
-        .map(str::to_owned)
+    value.as_str().or_else(|| value.get("content").and_then(Value::as_str)).map(str::to_owned)
 }
 
 /// The default template and the one for tools: from files beside the tokenizer, else from `tokenizer_config.json`.
-fn templates(
-    folder: &Path,
-    tokenizer_config: Option<&Json>,
-) -> Result<(Option<String>, Option<String>), AssetsError> {
+fn templates(folder: &Path, tokenizer_config: Option<&Json>) -> Result<(Option<String>, Option<String>), AssetsError> {
     let mut default = template_file(&folder.join("chat_template.jinja"))?;
-    let mut tool_use = template_file(
-        &folder
-            .join("additional_chat_templates")
-            .join("tool_use.jinja"),
-    )?;
+    let mut tool_use = template_file(&folder.join("additional_chat_templates").join("tool_use.jinja"))?;
     let Some(json) = tokenizer_config else {
         return Ok((default, tool_use));
     };
@@ -125,10 +97,7 @@ fn templates(
         }
         Some(Value::Array(named)) => {
             for entry in named {
-                let (name, template) = (
-                    entry.get("name").and_then(Value::as_str),
-                    entry.get("template").and_then(Value::as_str),
-                );
+                let (name, template) = (entry.get("name").and_then(Value::as_str), entry.get("template").and_then(Value::as_str));
                 let (Some(name), Some(template)) = (name, template) else {
                     return Err(json.error(
                         ErrorKind::Malformed,
@@ -161,23 +130,13 @@ fn template_file(path: &Path) -> Result<Option<String>, AssetsError> {
         return Ok(None);
     };
     let template = std::str::from_utf8(file::without_bom(&content)).map_err(|error| {
-        AssetsError::new(
-            ErrorKind::Malformed,
-            path,
-            "is not UTF-8",
-            "fetch the file again",
-        )
-        .at(error.valid_up_to() as u64)
+        AssetsError::new(ErrorKind::Malformed, path, "is not UTF-8", "fetch the file again").at(error.valid_up_to() as u64)
     })?;
     // Python reads text files so.
     Ok(Some(template.replace("\r\n", "\n")))
 }
 
-fn generation(
-    folder: &Path,
-    config_eos: Vec<u32>,
-    eos: Option<&SpecialToken>,
-) -> Result<Generation, AssetsError> {
+fn generation(folder: &Path, config_eos: Vec<u32>, eos: Option<&SpecialToken>) -> Result<Generation, AssetsError> {
     let mut generation = Generation::default();
     let mut listed = Vec::new();
     if let Some(json) = Json::read_optional(&folder.join("generation_config.json"))? {
@@ -188,18 +147,14 @@ fn generation(
             top_p: json.optional_number("top_p")?.map(|n| n as f32),
             top_k: json.optional_u32("top_k")?,
             min_p: json.optional_number("min_p")?.map(|n| n as f32),
-            repetition_penalty: json
-                .optional_number("repetition_penalty")?
-                .map(|n| n as f32),
+            repetition_penalty: json.optional_number("repetition_penalty")?.map(|n| n as f32),
             max_new_tokens: json.optional_u32("max_new_tokens")?,
         };
     }
     if listed.is_empty() {
         listed = config_eos;
     }
-    listed
-        .into_iter()
-        .for_each(|id| generation.add_eos(Some(id)));
+    listed.into_iter().for_each(|id| generation.add_eos(Some(id)));
     // vLLM ends at the tokenizer's own end token, too.
     generation.add_eos(eos.and_then(|token| token.id));
     Ok(generation)

@@ -6,10 +6,7 @@
 use std::path::Path;
 
 use crate::error::{AssetsError, ErrorKind};
-use crate::text::{
-    GgufTokenizer, MAX_TOKENS, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind,
-    TokenizerSource,
-};
+use crate::text::{GgufTokenizer, MAX_TOKENS, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind, TokenizerSource};
 
 const MAGIC: &[u8] = b"trackside text assets 1\n";
 const HUGGING_FACE: u8 = 0;
@@ -17,32 +14,14 @@ const GGUF: u8 = 1;
 
 pub(super) fn write(assets: &TextAssets) -> Vec<u8> {
     // Exhaustive, so that a new field cannot be forgotten here.
-    let TextAssets {
-        tokenizer,
-        chat_template,
-        tool_template,
-        bos,
-        eos,
-        pad,
-        unk,
-        add_bos,
-        add_eos,
-    } = assets;
+    let TextAssets { tokenizer, chat_template, tool_template, bos, eos, pad, unk, add_bos, add_eos } = assets;
     let mut out = Writer(MAGIC.to_vec());
     match tokenizer {
         TokenizerSource::HuggingFace(json) => {
             out.byte(HUGGING_FACE);
             out.bytes(json);
         }
-        TokenizerSource::Gguf(GgufTokenizer {
-            model,
-            pre,
-            tokens,
-            kinds,
-            scores,
-            merges,
-            add_space_prefix,
-        }) => {
+        TokenizerSource::Gguf(GgufTokenizer { model, pre, tokens, kinds, scores, merges, add_space_prefix }) => {
             out.byte(GGUF);
             out.bytes(model.as_bytes());
             out.optional_string(pre.as_deref());
@@ -50,9 +29,7 @@ pub(super) fn write(assets: &TextAssets) -> Vec<u8> {
             out.length(kinds.len());
             kinds.iter().for_each(|kind| out.byte(*kind as u8));
             out.length(scores.len());
-            scores
-                .iter()
-                .for_each(|score| out.0.extend(score.to_bits().to_le_bytes()));
+            scores.iter().for_each(|score| out.0.extend(score.to_bits().to_le_bytes()));
             out.strings(merges);
             out.optional_flag(*add_space_prefix);
         }
@@ -63,10 +40,7 @@ pub(super) fn write(assets: &TextAssets) -> Vec<u8> {
         out.optional_string(token.as_ref().map(|token| token.text.as_str()));
         if let Some(token) = token {
             out.byte(token.id.is_some() as u8);
-            token
-                .id
-                .iter()
-                .for_each(|id| out.0.extend(id.to_le_bytes()));
+            token.id.iter().for_each(|id| out.0.extend(id.to_le_bytes()));
         }
     }
     out.optional_flag(*add_bos);
@@ -77,19 +51,10 @@ pub(super) fn write(assets: &TextAssets) -> Vec<u8> {
 pub(super) fn read(bytes: &[u8]) -> Result<TextAssets, AssetsError> {
     let mut input = Reader { bytes, at: 0 };
     if bytes.len() > MAX_UPLOAD_BYTES {
-        return Err(input.error(
-            ErrorKind::TooLarge,
-            format!(
-                "are {} bytes; at most {MAX_UPLOAD_BYTES} are read",
-                bytes.len()
-            ),
-        ));
+        return Err(input.error(ErrorKind::TooLarge, format!("are {} bytes; at most {MAX_UPLOAD_BYTES} are read", bytes.len())));
     }
     if input.take(MAGIC.len())? != MAGIC {
-        return Err(Reader { bytes, at: 0 }.error(
-            ErrorKind::Malformed,
-            "do not begin with their magic line".to_owned(),
-        ));
+        return Err(Reader { bytes, at: 0 }.error(ErrorKind::Malformed, "do not begin with their magic line".to_owned()));
     }
     let tokenizer = match input.byte()? {
         HUGGING_FACE => TokenizerSource::HuggingFace(input.bytes()?.to_vec()),
@@ -99,24 +64,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<TextAssets, AssetsError> {
             tokens: input.strings()?,
             kinds: input.list(1, |input| {
                 let number = input.byte()?;
-                TokenKind::from_number(number.into()).ok_or_else(|| {
-                    input.error(
-                        ErrorKind::Malformed,
-                        format!("have a token of kind {number}"),
-                    )
-                })
+                TokenKind::from_number(number.into())
+                    .ok_or_else(|| input.error(ErrorKind::Malformed, format!("have a token of kind {number}")))
             })?,
-            scores: input.list(4, |input| {
-                Ok(f32::from_bits(u32::from_le_bytes(input.array()?)))
-            })?,
+            scores: input.list(4, |input| Ok(f32::from_bits(u32::from_le_bytes(input.array()?))))?,
             merges: input.strings()?,
             add_space_prefix: input.optional_flag()?,
         }),
         other => {
-            return Err(input.error(
-                ErrorKind::Unsupported,
-                format!("hold a tokenizer of form {other}"),
-            ));
+            return Err(input.error(ErrorKind::Unsupported, format!("hold a tokenizer of form {other}")));
         }
     };
     let assets = TextAssets {
@@ -131,10 +87,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<TextAssets, AssetsError> {
         add_eos: input.optional_flag()?,
     };
     if input.at != bytes.len() {
-        return Err(input.error(
-            ErrorKind::Malformed,
-            format!("have {} bytes after their end", bytes.len() - input.at),
-        ));
+        return Err(input.error(ErrorKind::Malformed, format!("have {} bytes after their end", bytes.len() - input.at)));
     }
     Ok(assets)
 }
@@ -164,9 +117,7 @@ impl Writer {
 
     fn strings(&mut self, strings: &[String]) {
         self.length(strings.len());
-        strings
-            .iter()
-            .for_each(|string| self.bytes(string.as_bytes()));
+        strings.iter().for_each(|string| self.bytes(string.as_bytes()));
     }
 
     fn optional_flag(&mut self, flag: Option<bool>) {
@@ -185,13 +136,8 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn error(&self, kind: ErrorKind, what: String) -> AssetsError {
-        AssetsError::new(
-            kind,
-            Path::new("uploaded text assets"),
-            what,
-            "upload them again from an agent of this version",
-        )
-        .at(self.at as u64)
+        AssetsError::new(kind, Path::new("uploaded text assets"), what, "upload them again from an agent of this version")
+            .at(self.at as u64)
     }
 
     fn left(&self) -> usize {
@@ -200,10 +146,7 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], AssetsError> {
         if count > self.left() {
-            return Err(self.error(
-                ErrorKind::Truncated,
-                format!("end {} bytes too early", count - self.left()),
-            ));
+            return Err(self.error(ErrorKind::Truncated, format!("end {} bytes too early", count - self.left())));
         }
         let taken = &self.bytes[self.at..self.at + count];
         self.at += count;
@@ -225,10 +168,7 @@ impl<'a> Reader<'a> {
         let length = u64::from_le_bytes(self.array()?);
         match usize::try_from(length) {
             Ok(length) if length <= self.left() / least => Ok(length),
-            _ => Err(self.error(
-                ErrorKind::Truncated,
-                format!("claim {length} items and have {} bytes left", self.left()),
-            )),
+            _ => Err(self.error(ErrorKind::Truncated, format!("claim {length} items and have {} bytes left", self.left()))),
         }
     }
 
@@ -239,12 +179,9 @@ impl<'a> Reader<'a> {
 
     fn string(&mut self) -> Result<String, AssetsError> {
         let bytes = self.bytes()?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| {
-            self.error(
-                ErrorKind::Malformed,
-                "hold a string that is not UTF-8".to_owned(),
-            )
-        })
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|_| self.error(ErrorKind::Malformed, "hold a string that is not UTF-8".to_owned()))
     }
 
     /// One of `0..below`.
@@ -253,19 +190,12 @@ impl<'a> Reader<'a> {
         if byte < below {
             Ok(byte)
         } else {
-            Err(self.error(
-                ErrorKind::Malformed,
-                format!("have {byte} where less than {below} was expected"),
-            ))
+            Err(self.error(ErrorKind::Malformed, format!("have {byte} where less than {below} was expected")))
         }
     }
 
     fn optional_string(&mut self) -> Result<Option<String>, AssetsError> {
-        if self.choice(2)? == 1 {
-            self.string().map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.choice(2)? == 1 { self.string().map(Some) } else { Ok(None) }
     }
 
     fn optional_flag(&mut self) -> Result<Option<bool>, AssetsError> {
@@ -279,10 +209,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<T>, AssetsError> {
         let length = self.length(least)?;
         if length > MAX_TOKENS {
-            return Err(self.error(
-                ErrorKind::TooLarge,
-                format!("claim {length} tokens; at most {MAX_TOKENS} are read"),
-            ));
+            return Err(self.error(ErrorKind::TooLarge, format!("claim {length} tokens; at most {MAX_TOKENS} are read")));
         }
         let mut list = Vec::with_capacity(length);
         for _ in 0..length {
@@ -299,11 +226,7 @@ impl<'a> Reader<'a> {
         let Some(text) = self.optional_string()? else {
             return Ok(None);
         };
-        let id = if self.choice(2)? == 1 {
-            Some(u32::from_le_bytes(self.array()?))
-        } else {
-            None
-        };
+        let id = if self.choice(2)? == 1 { Some(u32::from_le_bytes(self.array()?)) } else { None };
         Ok(Some(SpecialToken { text, id }))
     }
 }
