@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod http;
+pub mod ledger;
 pub mod process;
 pub mod tree;

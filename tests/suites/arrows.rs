@@ -15,11 +15,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("engine-text", "engine/text", &["domain", "engine-assets"]),
     ("engine-cpu", "engine/cpu", &["domain", "engine", "engine-assets"]),
     ("engine-cuda", "engine/cuda", &["domain", "engine"]),
-    (
-        "engine-serve",
-        "engine/serve",
-        &["domain", "proto", "engine", "engine-assets", "engine-text", "engine-cpu", "engine-cuda"],
-    ),
+    ("engine-serve", "engine/serve", &["domain", "proto", "engine", "engine-assets", "engine-text", "engine-cpu", "engine-cuda"]),
     ("ebpf-abi", "ebpf/abi", &[]),
     ("ebpf", "ebpf", &["domain", "ebpf-abi"]),
     ("daemon", "daemon", &["domain", "proto", "ebpf", "engine-assets"]),
