@@ -46,7 +46,8 @@ fn unpack(folder: &Path) -> Result<PathBuf, Fault> {
     write().map(|()| path.clone()).map_err(|error| {
         let _ = fs::remove_file(&part);
         let what = format!("cannot unpack the built-in model to {}", path.display());
-        Fault::new(FaultKind::Storage, what, "free space there, or set TRACKSIDE_CACHE to a folder that can be written").because(error)
+        Fault::new(FaultKind::Storage, what, "free space there, or set TRACKSIDE_CACHE to a folder that can be written")
+            .because(error)
     })
 }
 

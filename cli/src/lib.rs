@@ -1,6 +1,7 @@
 //! `trackside` as a library: parses the command line, composes the parts, reports what went wrong. A thin `main` calls [`run`].
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod builtin;
 mod command;

@@ -1,0 +1,257 @@
+//! The command line as written. What it means is decided in `command/`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::log;
+
+/// Serves LLMs on a fleet: engines, node agents that watch them, and a scheduler that chooses between them.
+#[derive(Debug, Parser)]
+#[command(name = "trackside", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Args {
+    /// How log lines on stderr are written. TRACKSIDE_LOG filters them: `info`, `scheduler=debug`.
+    #[arg(long, global = true, value_enum, default_value_t, env = "TRACKSIDE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: log::Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 a defect of Trackside; 2 wrong command line; 3 wrong configuration; 4 model missing, damaged or unsupported;
+5 address cannot be bound; 6 file or folder cannot be used; 7 something does not answer; 8 device absent or failed.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything on this machine in one command: engines, node agent, scheduler, gateway
+    Up(UpArgs),
+    /// One engine: serves a model over the OpenAI API
+    Engine(EngineArgs),
+    /// The node agent: starts, watches and restarts this machine's engines and reports to every scheduler
+    Node(NodeArgs),
+    /// The scheduler with its gateway: chooses an engine for each request
+    Scheduler(SchedulerArgs),
+    /// Prints the fleet as a scheduler sees it
+    Status(StatusArgs),
+    /// Tells where a request would go, and why
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  trackside up                                       the built-in model, one engine, gateway on 127.0.0.1:8000
+  trackside up --model SmolLM2-135M-Instruct.Q4_1.gguf --engines 2
+  trackside up -- --max-num-seqs 16                  what stands behind `--` goes to each engine
+
+Ctrl-C drains: open answers are finished, then everything ends. A second Ctrl-C ends at once.")]
+pub struct UpArgs {
+    /// A Hugging Face folder, a .gguf file, or `builtin`
+    #[arg(long, default_value = crate::builtin::NAME, env = "TRACKSIDE_MODEL")]
+    pub model: String,
+    /// How many engines to start, one slot each
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub engines: u16,
+    /// Address that everything listens on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port of the gateway; 0 takes any
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Take any free port for every part (as tests do)
+    #[arg(long)]
+    pub any_port: bool,
+    /// Where logs and the engines' records are kept [default: a folder of this run below the temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Print one JSON line with what was bound instead of the screen
+    #[arg(long)]
+    pub json: bool,
+    /// Answers say which engine gave them and how much of the prompt was cached there (x-trackside-… headers)
+    #[arg(long)]
+    pub debug_headers: bool,
+    /// Flags for each engine, behind `--`; see `trackside engine --help`
+    #[arg(last = true, value_name = "ENGINE_FLAGS")]
+    pub engine_flags: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// Own kernels: AVX-512, AVX2 or portable, chosen at start
+    #[default]
+    Cpu,
+    /// No arithmetic: deterministic tokens at the speed you name
+    Fake,
+    /// NVIDIA GPUs; in this version it only says what it finds
+    Cuda,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EventEncoding {
+    /// vLLM from 0.24 on
+    #[default]
+    Map,
+    /// vLLM up to 0.23, SGLang
+    Array,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  trackside engine --model builtin
+  trackside engine --model ./Llama-3.2-1B-Instruct --port 0 --kv-cache-mib 2048
+  trackside engine --model builtin --backend fake --prefill-tok-s 5000 --step-ms 20
+
+The first line on stdout is JSON and says what was bound. SIGTERM and Ctrl-C drain, for at most --shutdown-timeout-s.")]
+pub struct EngineArgs {
+    /// A Hugging Face folder, a .gguf file, or `builtin`
+    #[arg(long, default_value = crate::builtin::NAME, env = "TRACKSIDE_MODEL")]
+    pub model: String,
+    /// Names that clients may use for it [default: the folder's or file's name]
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub served_model_name: Vec<String>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub backend: Backend,
+    /// Fake backend: tokens per second of prefill
+    #[arg(long, default_value_t = 10_000.0, value_name = "N")]
+    pub prefill_tok_s: f64,
+    /// Fake backend: duration of a decode step
+    #[arg(long, default_value_t = 10.0, value_name = "MS")]
+    pub step_ms: f64,
+    /// Say which devices there are, and end
+    #[arg(long)]
+    pub devices: bool,
+
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes any
+    #[arg(long, default_value_t = 8200)]
+    pub port: u16,
+    /// How long open answers may take after SIGTERM
+    #[arg(long, default_value_t = 30.0, value_name = "S")]
+    pub shutdown_timeout_s: f64,
+
+    /// Threads that compute [default: the cores that affinity and cgroup allow]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Longest prompt plus answer [default: the model's, at most 8192 unless asked for]
+    #[arg(long, value_name = "TOKENS")]
+    pub max_model_len: Option<usize>,
+    /// Most requests in one step
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub max_num_seqs: usize,
+    /// Most tokens in one step; a longer prompt is prefilled in chunks
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub max_num_batched_tokens: usize,
+    /// Tokens of one KV block
+    #[arg(long, default_value_t = 16, value_name = "TOKENS")]
+    pub block_size: usize,
+    /// KV cache, reserved at the start [default: 512 MiB, less for a small model]
+    #[arg(long, value_name = "MIB")]
+    pub kv_cache_mib: Option<usize>,
+    /// KV cache in blocks; wins over --kv-cache-mib
+    #[arg(long, value_name = "BLOCKS")]
+    pub num_kv_blocks: Option<usize>,
+    /// Most requests that wait; the next one is a 503
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub max_num_queued_reqs: usize,
+    /// Most prompt tokens that wait
+    #[arg(long, default_value_t = 4_194_304, value_name = "N")]
+    pub max_num_queued_tokens: usize,
+
+    /// Port of the KV events (ZMQ PUB on --host); 0 takes any
+    #[arg(long, default_value_t = 5557, value_name = "PORT")]
+    pub kv_events_port: u16,
+    /// Port from which lost KV events can be asked for again (ZMQ ROUTER); 0 takes any
+    #[arg(long, default_value_t = 5657, value_name = "PORT")]
+    pub kv_replay_port: u16,
+    /// ZMQ endpoint for KV events as vLLM spells it; one without `*` is connected to, not bound. Wins over --kv-events-port
+    #[arg(long, value_name = "ENDPOINT")]
+    pub kv_events_endpoint: Option<String>,
+    /// Publish no KV events
+    #[arg(long)]
+    pub no_kv_events: bool,
+    #[arg(long, value_enum, default_value_t)]
+    pub kv_events_encoding: EventEncoding,
+    #[arg(long, default_value = "", value_name = "TOPIC")]
+    pub kv_events_topic: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnStop {
+    /// The engines go on and are adopted by the next agent
+    Leave,
+    /// The engines finish what they have and end with the agent
+    Drain,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A configuration (all keys: docs/configuration.md):
+  schedulers: [\"10.0.0.5:9010\"]
+  slots:
+    - { kind: native, model: /models/Llama-3.2-1B-Instruct }       # our engine, on port 8200
+    - { kind: command, port: 8201, command: [vllm, serve, Qwen/Qwen3-8B, --port, \"8201\"] }
+    - { kind: attach, address: \"127.0.0.1:8300\" }                  # somebody else runs it
+
+However the agent ends, its engines go on, and the next agent with the same --state-dir adopts them.")]
+pub struct NodeArgs {
+    /// What to run and whom to tell
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Where pids, start times and logs of engines are kept
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// What becomes of the engines when the agent is asked to end [default: as configured, else leave]
+    #[arg(long, value_enum)]
+    pub on_stop: Option<OnStop>,
+    /// Take any free port for every part
+    #[arg(long)]
+    pub any_port: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SchedulerArgs {
+    /// Configuration; without one, the defaults of docs/configuration.md
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take any free port for every part
+    #[arg(long)]
+    pub any_port: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Admin address of a scheduler
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "HOST:PORT")]
+    pub scheduler: String,
+    /// The whole answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  trackside explain 'What is a KV cache?'
+  trackside explain --body request.json --json       exactly this request body")]
+pub struct ExplainArgs {
+    /// A user's message; the rest of the request is made up around it
+    #[arg(required_unless_present = "body")]
+    pub message: Option<String>,
+    /// An OpenAI request body; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    pub body: Option<PathBuf>,
+    /// Model to ask for [default: the only one that is served]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Admin address of a scheduler
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "HOST:PORT")]
+    pub scheduler: String,
+    /// The whole answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,52 @@
+//! One file per subcommand: from what was written to what is run.
+
+pub mod engine;
+pub mod explain;
+pub mod node;
+pub mod scheduler;
+pub mod status;
+pub mod up;
+
+use std::future::Future;
+use std::io::Write;
+
+use domain::{Fault, FaultKind};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A runtime of this many workers. Everything that serves is bound by I/O: what computes has threads of its own.
+fn runtime(workers: usize) -> Result<Runtime, Fault> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    runtime.map_err(|error| {
+        Fault::new(FaultKind::Internal, "cannot start threads", "raise the limit on processes (ulimit -u)").because(error)
+    })
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
+    let listen = |kind| {
+        let heard = signal(kind);
+        heard.map_err(|error| Fault::new(FaultKind::Internal, "cannot listen for signals", "report this").because(error))
+    };
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            eprintln!("trackside: told twice, ending at once");
+            std::process::exit(130);
+        });
+    })
+}
+
+/// Prints the line that says what was bound. Nobody reading it is no reason to end.
+fn announce(line: &serde_json::Value) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}

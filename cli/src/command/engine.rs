@@ -1,0 +1,129 @@
+//! `trackside engine`: one engine, usable alone.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Fault, FaultKind};
+use engine_serve::{BackendChoice, Config, Encoding, FakeSpeed, KvEventsConfig, Limits, Progress};
+use serde_json::json;
+
+use crate::args::{Backend, EngineArgs, EventEncoding};
+use crate::builtin;
+
+/// KV cache without --kv-cache-mib: enough for chats with a small model, little enough for any machine.
+const KV_CACHE_MIB: usize = 512;
+/// Longest context without --max-model-len. A model that promises 128k tokens would otherwise want a KV cache of gigabytes to keep
+/// its word for a single request.
+const MODEL_LEN_USUAL: usize = 8192;
+
+pub fn run(args: EngineArgs) -> Result<(), Fault> {
+    if args.devices || args.backend == Backend::Cuda {
+        return devices(&args);
+    }
+    let path = builtin::resolve(&args.model)?;
+    let assets = engine_assets::open(&path).map_err(|error| Fault::from(Damaged(error)))?;
+    for warning in &assets.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = config(&args, Arc::new(assets))?;
+    super::runtime(1)?.block_on(async {
+        let server = engine_serve::bind(config).await?;
+        let bound = server.bound().clone();
+        super::announce(&json!({
+            "engine": bound.model,
+            "address": bound.http,
+            "incarnation": bound.incarnation.to_string(),
+            "kv_events": bound.kv_events.endpoint,
+            "kv_replay": bound.kv_events.replay_endpoint,
+            "pid": std::process::id(),
+        }));
+        let name = bound.model;
+        let said = move |progress| match progress {
+            Progress::Loading { .. } => {}
+            Progress::Warming => tracing::info!("{name} is loaded, making a first token"),
+            Progress::Ready => tracing::info!("{name} is ready on http://{}", bound.http),
+            Progress::Draining { requests } => tracing::info!("draining {requests} open requests"),
+        };
+        server.run(super::shutdown()?, said).await
+    })
+}
+
+/// What assets have to say of a damaged or unsupported model, for a person.
+pub struct Damaged(pub engine_assets::AssetsError);
+
+impl From<Damaged> for Fault {
+    fn from(Damaged(error): Damaged) -> Self {
+        // Its line ends with what to do, as a fault's does.
+        let line = error.to_string();
+        let what = line.strip_suffix(&format!("; {}", error.action)).unwrap_or(&line);
+        Fault::new(FaultKind::Model, what, error.action)
+    }
+}
+
+fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<Config, Fault> {
+    let names = match args.served_model_name.as_slice() {
+        [] => vec![name_of(&args.model)],
+        names => names.to_vec(),
+    };
+    let longest = assets.config.context_length.min(MODEL_LEN_USUAL);
+    let mut config = Config::new(assets, String::new());
+    config.names = names;
+    config.listen = SocketAddr::new(args.host, args.port);
+    config.drain_timeout = seconds("--shutdown-timeout-s", args.shutdown_timeout_s)?;
+    config.backend = match args.backend {
+        Backend::Fake => BackendChoice::Fake(FakeSpeed { prefill_tok_s: args.prefill_tok_s, step_ms: args.step_ms }),
+        Backend::Cpu | Backend::Cuda => BackendChoice::Cpu { threads: args.threads },
+    };
+    config.limits = Limits {
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_model_len: Some(args.max_model_len.unwrap_or(longest)),
+        block_tokens: args.block_size,
+        kv_blocks: args.num_kv_blocks,
+        kv_bytes: args.kv_cache_mib.unwrap_or(KV_CACHE_MIB) << 20,
+        waiting_max: Some(args.max_num_queued_reqs),
+        waiting_tokens_max: Some(args.max_num_queued_tokens),
+        ..Limits::default()
+    };
+    config.kv_events = (!args.no_kv_events).then(|| kv_events(args));
+    Ok(config)
+}
+
+fn kv_events(args: &EngineArgs) -> KvEventsConfig {
+    let at = |port: u16| format!("tcp://{}", SocketAddr::new(args.host, port));
+    let mut events = KvEventsConfig::bind(args.kv_events_endpoint.clone().unwrap_or_else(|| at(args.kv_events_port)));
+    // As vLLM: an endpoint that was written out is bound where it says `*`, else connected to.
+    events.connect = args.kv_events_endpoint.as_deref().is_some_and(|endpoint| !engine_serve::binds(endpoint));
+    events.replay_endpoint = Some(at(args.kv_replay_port));
+    events.topic = args.kv_events_topic.clone();
+    events.encoding = match args.kv_events_encoding {
+        EventEncoding::Map => Encoding::Map,
+        EventEncoding::Array => Encoding::Array,
+    };
+    events
+}
+
+/// The last part of a path without `.gguf`; `builtin` is called that.
+pub fn name_of(model: &str) -> String {
+    let file = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| model.to_owned());
+    file.strip_suffix(".gguf").map_or(file.clone(), str::to_owned)
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration, Fault> {
+    Duration::try_from_secs_f64(value).map_err(|error| {
+        Fault::new(FaultKind::Usage, format!("{flag} {value} is no duration"), "give seconds, 0 or more").because(error)
+    })
+}
+
+/// What a GPU backend would find here.
+fn devices(args: &EngineArgs) -> Result<(), Fault> {
+    let report = engine_cuda::inspect();
+    print!("{report}");
+    if args.devices {
+        return Ok(());
+    }
+    let action = "use --backend cpu; this version runs one kernel on a GPU and no model (trackside engine --devices)";
+    Err(Fault::new(FaultKind::Device, "the CUDA backend does not serve models yet", action))
+}
