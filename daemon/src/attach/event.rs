@@ -217,7 +217,10 @@ fn hashes(value: &Value) -> Option<Vec<EngineHash>> {
 fn hash(value: &Value) -> Option<EngineHash> {
     match value {
         Value::Integer(number) => number.as_u64().or_else(|| number.as_i64().map(|number| number as u64)).map(EngineHash),
-        Value::Binary(bytes) => bytes.last_chunk().map(|last| EngineHash(u64::from_be_bytes(*last))),
+        Value::Binary(bytes) if !bytes.is_empty() => {
+            let low = &bytes[bytes.len().saturating_sub(8)..];
+            Some(EngineHash(low.iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))))
+        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 mod agent;
 mod collectors;
 mod configuration;
+mod engine;
 mod kv_events;
 mod life;
 mod report;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use domain::EngineState;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{Agent, DEADLINE, config, drained, shell};
 
@@ -51,4 +51,181 @@ async fn an_engine_is_started_and_started_again_when_it_dies() {
     agent.stop().await;
     assert!(!lives(second.pid), "on_stop: drain ends it");
     assert_eq!(fs::read_dir(dir.path().join("engines")).unwrap().count(), 0, "and its record is gone");
+}
+
+#[tokio::test]
+async fn an_engine_outlives_its_agent_and_the_next_one_takes_it_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.slots = vec![shell("e", "exec sleep 1000")];
+    let first = Agent::start(config.clone()).await;
+    let before = first.until_state("e", EngineState::Ready).await;
+    assert!(first.post("/engines/e/drain").await.starts_with("HTTP/1.0 202"));
+    first.until_state("e", EngineState::Draining).await;
+    first.stop().await;
+    assert!(lives(before.pid));
+
+    let second = Agent::start(drained(config)).await;
+    let after = second.until("e", |e| e.pid != 0).await;
+    assert_eq!((after.pid, after.restarts), (before.pid, 0), "taken over, not doubled");
+    second.until_state("e", EngineState::Draining).await;
+    second.stop().await;
+    assert!(!lives(before.pid));
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_after_the_end_of_its_engine_starts_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.slots = vec![shell("e", "exec sleep 1000")];
+    let first = Agent::start(config.clone()).await;
+    let before = first.until_state("e", EngineState::Ready).await;
+    first.stop().await;
+    kill(before.pid);
+    let second = Agent::start(drained(config)).await;
+    let after = second.until_state("e", EngineState::Ready).await;
+    assert_ne!(after.pid, before.pid);
+    second.stop().await;
+}
+
+/// The engine of case E2: it takes a lock, leaves a child with the lock in a session of its own, and waits. A second one beside an
+/// old child would not get the lock and says so.
+fn locker(dir: &Path) -> String {
+    let (lock, doubled, child) = (dir.join("lock"), dir.join("doubled"), dir.join("child"));
+    format!(
+        "exec 9>{lock}; flock -n 9 || {{ echo doubled > {doubled}; exit 1; }}; \
+         setsid sh -c 'echo $$ > {child}.new; mv {child}.new {child}; exec sleep 1000' & exec sleep 1000",
+        lock = lock.display(),
+        doubled = doubled.display(),
+        child = child.display(),
+    )
+}
+
+#[track_caller]
+fn not_doubled(dir: &Path) {
+    assert!(!dir.join("doubled").exists(), "a new engine met a process of the old one");
+}
+
+async fn children_end_with_their_engine(cgroups: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.cgroups = cgroups;
+    config.slots = vec![shell("e", &locker(dir.path()))];
+    let agent = Agent::start(config.clone()).await;
+    let first = agent.until_state("e", EngineState::Ready).await;
+    let first_child: u32 = written(&dir.path().join("child")).await.parse().unwrap();
+
+    // Crash: the main process is killed, its child in another session is not.
+    fs::remove_file(dir.path().join("child")).unwrap();
+    kill(first.pid);
+    let second = agent.until("e", |e| e.state == EngineState::Ready && e.pid != first.pid).await;
+    let second_child: u32 = written(&dir.path().join("child")).await.parse().unwrap();
+    assert!(!lives(first_child));
+    not_doubled(dir.path());
+
+    // The engine dies while no agent watches; its child lives on until the next agent clears it away.
+    agent.stop().await;
+    assert!(lives(second.pid) && lives(second_child));
+    fs::remove_file(dir.path().join("child")).unwrap();
+    kill(second.pid);
+    let agent = Agent::start(drained(config)).await;
+    let third = agent.until_state("e", EngineState::Ready).await;
+    let third_child: u32 = written(&dir.path().join("child")).await.parse().unwrap();
+    assert!(!lives(second_child));
+    not_doubled(dir.path());
+
+    // Stop: the child goes with it.
+    agent.stop().await;
+    assert!(!lives(third.pid) && !lives(third_child));
+}
+
+#[tokio::test]
+async fn a_child_that_left_the_session_ends_with_its_engine() {
+    children_end_with_their_engine(false).await;
+}
+
+#[tokio::test]
+async fn so_it_does_in_a_cgroup_where_there_may_be_one() {
+    children_end_with_their_engine(true).await;
+}
+
+#[tokio::test]
+async fn a_record_without_a_pid_does_not_let_a_second_engine_start_beside_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.slots = vec![shell("e", &locker(dir.path()))];
+    let agent = Agent::start(config.clone()).await;
+    let first = agent.until_state("e", EngineState::Ready).await;
+    written(&dir.path().join("child")).await;
+    agent.stop().await;
+    // As if the agent had died between starting the process and writing its pid down.
+    let path = dir.path().join("engines/e.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["pid"] = serde_json::Value::Null;
+    record["start_ticks"] = serde_json::Value::Null;
+    fs::write(&path, record.to_string()).unwrap();
+    let agent = Agent::start(drained(config)).await;
+    let second = agent.until_state("e", EngineState::Ready).await;
+    assert_ne!(second.pid, first.pid);
+    assert!(!lives(first.pid));
+    not_doubled(dir.path());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_keeps_dying_is_given_up_with_its_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.slots = vec![shell("e", "echo loading; echo 'CUDA out of memory' >&2; exit 3"), shell("f", "exec sleep 1000")];
+    config.slots[1].kind = daemon::config::SlotKind::Command {
+        command: vec!["/no/such/engine".into()],
+        env: Default::default(),
+        foreign: Default::default(),
+    };
+    let agent = Agent::start(config).await;
+    let given_up = agent.until_state("e", EngineState::Quarantined).await;
+    assert_eq!(given_up.restarts, 5);
+    assert_eq!(
+        given_up.reason,
+        "crashed 6 times within 600 s, last: exited with code 3; last output: loading | CUDA out of memory"
+    );
+    let missing = agent.until_state("f", EngineState::Quarantined).await;
+    assert!(missing.reason.contains("cannot start \"/no/such/engine\": No such file or directory"), "{}", missing.reason);
+
+    assert!(agent.post("/engines/e/release").await.starts_with("HTTP/1.0 202"));
+    agent.until("e", |e| e.restarts > 5).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_that_ignores_sigterm_is_killed_at_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = drained(config(dir.path()));
+    let deaf = "trap '' TERM; while :; do sleep 1; done";
+    config.slots = vec![shell("e", deaf)];
+    config.slots[0].policy.term_grace = Duration::from_millis(100);
+    let agent = Agent::start(config).await;
+    let status = agent.until_state("e", EngineState::Ready).await;
+    agent.stop().await;
+    assert!(!lives(status.pid));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_counted_and_the_engine_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.slots = vec![shell("e", "exec sleep 1000")];
+    // Nobody can write into a folder that is a file; as root, permissions would not stop the agent.
+    let agent = Agent::start(config.clone()).await;
+    let first = agent.until_state("e", EngineState::Ready).await;
+    fs::remove_dir_all(dir.path().join("engines")).unwrap();
+    fs::write(dir.path().join("engines"), "").unwrap();
+    kill(first.pid);
+    let second = agent.until("e", |e| e.state == EngineState::Ready && e.pid != first.pid).await;
+    let failures = "trackside_node_record_failures_total ";
+    let metrics = agent.get("/metrics").await;
+    let line = metrics.lines().find(|line| line.starts_with(failures)).expect("a counter");
+    assert_ne!(line.trim_start_matches(failures), "0");
+    agent.stop().await;
+    kill(second.pid);
 }
