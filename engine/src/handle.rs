@@ -305,7 +305,7 @@ pub(crate) enum Command {
     Remote(RequestId, RemoteOutcome),
 }
 
-/// Requests that left the queue since the door was last opened: admitted, or ended before.
+/// Requests that left the queue in a step: admitted, or ended before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Departed {
     pub requests: usize,
@@ -349,11 +349,9 @@ impl Door {
     }
 
     /// Takes all mail into `mail`, which must be empty, without waiting.
-    pub fn take(&self, mail: &mut Mail, departed: Departed) -> Outlook {
+    pub fn take(&self, mail: &mut Mail) -> Outlook {
         assert!(mail.is_empty(), "mail is handled before more is taken");
         let mut inbox = self.lock();
-        inbox.waiting = inbox.waiting.checked_sub(departed.requests).expect("who leaves the queue was in it");
-        inbox.waiting_tokens = inbox.waiting_tokens.checked_sub(departed.prompt_tokens).expect("its tokens were in it too");
         std::mem::swap(&mut inbox.mail, mail);
         inbox.outlook()
     }
@@ -369,7 +367,13 @@ impl Door {
         inbox.outlook()
     }
 
-    pub fn publish(&self, stats: &Stats) {
+    /// Shows what a step did, and makes room in the queue for those who left it.
+    pub fn publish(&self, stats: &Stats, departed: Departed) {
+        if departed != Departed::default() {
+            let mut inbox = self.lock();
+            inbox.waiting = inbox.waiting.checked_sub(departed.requests).expect("who leaves the queue was in it");
+            inbox.waiting_tokens = inbox.waiting_tokens.checked_sub(departed.prompt_tokens).expect("its tokens were in it too");
+        }
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = *stats;
     }
 
@@ -383,7 +387,7 @@ impl Door {
         drop(mail);
     }
 
-    /// Nothing that panics runs under the lock but the assertions of `take`, after which the engine is gone and says so.
+    /// Nothing that panics runs under the lock but the assertions of `publish`, after which the engine is gone and says so.
     fn lock(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }

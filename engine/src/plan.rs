@@ -40,7 +40,7 @@ pub struct Schedule {
 pub struct Retired {
     launch: u64,
     pub blocks: Vec<BlockId>,
-    slot: Option<Slot>,
+    pub slot: Option<Slot>,
     sole: usize,
 }
 

@@ -294,6 +294,10 @@ impl Table {
         sequence
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.places.iter().flatten()
+    }
+
     pub fn ids(&self) -> Vec<RequestId> {
         let mut ids: Vec<RequestId> = self.by_id.keys().copied().collect();
         ids.sort_unstable();

@@ -15,7 +15,7 @@ use crate::kv::hash::BlockHasher;
 use crate::observe::{AdmittedReport, Observer, Stats, StepReport};
 use crate::plan::{Plan, PlannedRow, Schedule};
 use crate::request::{FinishReason, Output, RequestId};
-use crate::sequence::Key;
+use crate::sequence::{Key, Sequence, State};
 
 /// What the engine needs of the world around it.
 pub struct Ports {
@@ -109,7 +109,7 @@ impl Engine {
             ended: Vec::new(),
             door: Arc::clone(&door),
         };
-        engine.door.publish(&Stats { free_blocks: capacity.kv_blocks, ..engine.stats });
+        engine.door.publish(&Stats { free_blocks: capacity.kv_blocks, ..engine.stats }, Departed::default());
         Ok((engine, Handle::new(door)))
     }
 
@@ -208,7 +208,7 @@ impl Engine {
         (self.stats.used_blocks, self.stats.free_blocks, self.stats.cached_blocks) = (kv.used(), kv.free(), kv.known());
         self.stats.leases = kv.leases().len();
         self.stats.kv_event_batches = kv.batches();
-        self.door.publish(&self.stats);
+        self.door.publish(&self.stats, std::mem::take(&mut self.departed));
         if let Some(observer) = &mut self.ports.observer {
             observer.step(&self.report);
         }
@@ -237,6 +237,40 @@ impl Engine {
             assert_eq!(kv.used(), 0, "blocks leaked: nobody is there who could hold one");
         }
         if table.is_empty() && outlook == Outlook::Draining { Activity::Ended } else { Activity::Idle }
+    }
+}
+
+impl Engine {
+    /// Counts everything anew and compares; for tests, which call it between steps.
+    ///
+    /// # Panics
+    /// A block leaks, is shared although it may yet be written, or is held without being accounted for.
+    pub fn check(&self) {
+        let Schedule { table, retired, kv, remote_blocks, slots, .. } = &self.schedule;
+        let tables = table.iter().map(|sequence| &sequence.blocks[..]);
+        let retired_tables = retired.iter().map(|retired| &retired.blocks[..]);
+        let adrift = self.adrift.values().map(|blocks| &blocks[..]);
+        kv.check(tables.chain(retired_tables).chain(adrift));
+        for sequence in table.iter() {
+            let settled = sequence.progress.settled as usize / kv.block_tokens();
+            for &block in sequence.blocks.iter().skip(settled) {
+                let alone = kv.pool().holders(block) == 1 && !kv.prefix().is_known(block);
+                assert!(alone, "request {} may write to {block:?}, which others see", sequence.id);
+            }
+            assert_eq!(
+                sequence.slot.is_some(),
+                sequence.state == State::Running,
+                "request {} has a slot while it runs",
+                sequence.id
+            );
+        }
+        let waits = |sequence: &&Sequence| sequence.state != State::Running;
+        let waiting_blocks: usize = table.iter().filter(waits).map(|sequence| sequence.blocks.len()).sum();
+        let adrift_blocks: usize = self.adrift.values().map(Vec::len).sum();
+        assert_eq!(*remote_blocks, waiting_blocks + adrift_blocks, "blocks of remote KV");
+        let slots_held = table.iter().filter(|sequence| sequence.slot.is_some()).count();
+        let slots_retired = retired.iter().filter(|retired| retired.slot.is_some()).count();
+        assert_eq!(slots.len() + slots_held + slots_retired, self.door.limits.config.max_num_seqs, "slots");
     }
 }
 

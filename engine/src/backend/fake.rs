@@ -95,6 +95,16 @@ impl Fake {
         block.0 as usize * self.capacity.block_tokens + position % self.capacity.block_tokens
     }
 
+    /// Writes what the positions of `sequence` hold into the blocks of `table`, as a transfer from another engine does.
+    pub fn fill(&mut self, table: &[BlockId], sequence: &[u32]) {
+        let mut digest = ROOT;
+        for (position, &token) in sequence.iter().enumerate() {
+            digest = absorb(digest, token);
+            let place = self.place(table, position);
+            self.kv[place] = digest;
+        }
+    }
+
     /// Computes one row: writes its positions, and samples from the whole table.
     fn compute(&mut self, batch: &Batch, row: &Row) -> Option<Sampled> {
         let table = &batch.blocks[row.blocks.clone()];

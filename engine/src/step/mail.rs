@@ -14,7 +14,7 @@ impl Engine {
     pub(super) fn admit(&mut self) -> Outlook {
         let now = (self.ports.clock)();
         let mut mail = std::mem::take(&mut self.mail);
-        let outlook = self.door.take(&mut mail, std::mem::take(&mut self.departed));
+        let outlook = self.door.take(&mut mail);
         mail.submitted.drain(..).for_each(|submitted| self.accept(submitted));
         let aborted = !mail.aborts.is_empty();
         for (id, reason) in mail.aborts.drain(..) {

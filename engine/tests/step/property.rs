@@ -1,0 +1,237 @@
+//! The step by chance: random devices, arrivals, aborts, hang-ups, transfers and leases; and whatever they are, every request ends
+//! with the answer that it would get alone, no block leaks or is shared wrongly, and the events tell what is cached.
+
+use std::time::Duration;
+
+use engine::backend::Capacity;
+use engine::backend::fake::Pace;
+use engine::config::Config;
+use engine::kv::hash::{BlockHash, BlockHasher};
+use engine::request::{FinishReason, RequestId, Sampling};
+use engine::step::Activity;
+use proptest::prelude::*;
+
+use crate::world::{Ask, Transfer, World, ask};
+
+#[derive(Clone, Debug)]
+struct Case {
+    lag: usize,
+    capacity: Capacity,
+    config: Config,
+    events: Vec<Event>,
+}
+
+/// Something that comes from outside, some steps after the one before.
+#[derive(Clone, Debug)]
+enum Event {
+    Submit {
+        after: u8,
+        ask: Ask,
+        transfer_steps: u8,
+        transferred: Option<u8>,
+    },
+    /// Aborts one of the requests submitted so far.
+    Abort {
+        after: u8,
+        which: prop::sample::Index,
+    },
+    Lease {
+        after: u8,
+        prompt: Vec<u32>,
+        steps: u8,
+    },
+    Reset {
+        after: u8,
+    },
+    List {
+        after: u8,
+    },
+}
+
+const VOCABULARY: usize = 11;
+
+/// Prompts of one family begin alike.
+fn prompt(family: u32, tokens: usize) -> Vec<u32> {
+    let token = |i: u32| (i * i * (family + 1) + i / 3 + family) % VOCABULARY as u32;
+    (0..tokens as u32).map(token).collect()
+}
+
+fn asks(length_max: usize) -> impl Strategy<Value = Ask> {
+    let sampling =
+        prop_oneof![Just(Sampling::GREEDY), (0..4u64).prop_map(|seed| Sampling { temperature: 1.0, seed, ..Sampling::GREEDY })];
+    let ends = (prop::option::weighted(0.3, 0..VOCABULARY as u32), prop::option::weighted(0.3, 0..VOCABULARY as u32));
+    (0..3u32, 1..length_max, 1..20u32, sampling, ends, prop::bool::weighted(0.2), prop::option::weighted(0.1, 1..6usize))
+        .prop_map(|(family, tokens, tokens_max, sampling, (eos, stop), remote, reads_max)| Ask {
+            sampling,
+            eos: eos.into_iter().collect(),
+            stop: stop.into_iter().collect(),
+            remote,
+            reads_max,
+            ..ask(&prompt(family, tokens), tokens_max)
+        })
+}
+
+fn events(length_max: usize) -> impl Strategy<Value = Event> {
+    let after = || prop_oneof![3 => Just(0u8), 1 => 0..6u8];
+    prop_oneof![
+        12 => (after(), asks(length_max), 0..8u8, prop::option::weighted(0.7, 0..100u8))
+            .prop_map(|(after, ask, transfer_steps, transferred)| Event::Submit { after, ask, transfer_steps, transferred }),
+        3 => (after(), any::<prop::sample::Index>()).prop_map(|(after, which)| Event::Abort { after, which }),
+        1 => (after(), 0..3u32, 1..length_max, 0..30u8)
+            .prop_map(|(after, family, tokens, steps)| Event::Lease { after, prompt: prompt(family, tokens), steps }),
+        1 => after().prop_map(|after| Event::Reset { after }),
+        1 => after().prop_map(|after| Event::List { after }),
+    ]
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let device = (0..3usize, 1..6usize, 3..24usize, 1..6usize, 0..12usize);
+    (device, 1..12usize, prop::bool::weighted(0.85), 0..8usize).prop_flat_map(|(device, chunk, prefix_caching, pinned)| {
+        let (lag, block_tokens, kv_blocks, slots, more_tokens) = device;
+        let capacity = Capacity {
+            vocabulary: VOCABULARY,
+            context_length: 40,
+            block_tokens,
+            kv_blocks,
+            slots,
+            batch_tokens: slots + more_tokens,
+        };
+        let config = Config {
+            prefill_chunk_tokens_max: chunk,
+            prefix_caching,
+            pinned_blocks_max: pinned.min(kv_blocks - 2usize.div_ceil(block_tokens)),
+            waiting_max: 12,
+            waiting_tokens_max: 200,
+            ..Config::for_device(&capacity)
+        };
+        let length_max = config.length_max(&capacity);
+        prop::collection::vec(events(length_max), 1..40).prop_map(move |events| Case {
+            lag,
+            capacity,
+            config: config.clone(),
+            events,
+        })
+    })
+}
+
+/// A request that was let in, and what must become of it.
+struct Open {
+    id: RequestId,
+    ask: Ask,
+    transfer_steps: u8,
+    transferred: Option<u8>,
+    aborted: bool,
+}
+
+struct Run {
+    world: World,
+    open: Vec<Open>,
+    length_max: usize,
+    /// Transfers in progress, with the steps that they still take.
+    transfers: Vec<(Transfer, u8)>,
+    steps: usize,
+}
+
+impl Run {
+    fn new(case: &Case) -> Self {
+        let world = World::new(case.capacity, case.lag, case.config.clone());
+        Self { world, open: Vec::new(), length_max: case.config.length_max(&case.capacity), transfers: Vec::new(), steps: 0 }
+    }
+
+    fn step(&mut self) -> Activity {
+        self.steps += 1;
+        let begun: Vec<Transfer> = self.world.transfers.lock().unwrap().drain(..).collect();
+        for transfer in begun {
+            let steps = self.of(transfer.request).transfer_steps;
+            self.transfers.push((transfer, steps));
+        }
+        for (_, steps) in &mut self.transfers {
+            *steps = steps.saturating_sub(1);
+        }
+        while let Some(at) = self.transfers.iter().position(|&(_, steps)| steps == 0) {
+            let (transfer, _) = self.transfers.swap_remove(at);
+            let Open { ask, transferred, .. } = self.of(transfer.request);
+            let (prompt, cached) = (ask.prompt.clone(), transfer.cached_tokens as usize);
+            let tokens = transferred.map(|percent| (prompt.len() * percent as usize).div_ceil(100).max(cached));
+            self.world.end_transfer(&transfer, &prompt, tokens);
+        }
+        self.world.step()
+    }
+
+    fn of(&self, id: RequestId) -> &Open {
+        self.open.iter().find(|open| open.id == id).expect("the engine names requests that were submitted")
+    }
+
+    fn happen(&mut self, event: &Event, config: &Config) {
+        let (Event::Submit { after, .. }
+        | Event::Abort { after, .. }
+        | Event::Lease { after, .. }
+        | Event::Reset { after }
+        | Event::List { after }) = *event;
+        (0..after).for_each(|_| {
+            self.step();
+        });
+        match event {
+            Event::Submit { ask, transfer_steps, transferred, .. } => {
+                if let Ok(id) = self.world.submit(ask) {
+                    let (ask, transfer_steps, transferred) = (ask.clone(), *transfer_steps, *transferred);
+                    self.open.push(Open { id, ask, transfer_steps, transferred, aborted: false });
+                }
+            }
+            Event::Abort { which, .. } => {
+                if !self.open.is_empty() {
+                    let which = which.index(self.open.len());
+                    let open = &mut self.open[which];
+                    open.aborted = true;
+                    self.world.handle.abort(open.id, FinishReason::Aborted);
+                }
+            }
+            Event::Lease { prompt, steps, .. } => {
+                let mut chain: Vec<BlockHash> = Vec::new();
+                let mut hasher = BlockHasher::new(&config.hash_seed, self.world.capacity.block_tokens);
+                hasher.extend(&mut chain, prompt, &domain::ExtraKeys::default());
+                let expires = self.world.clock.now() + Duration::from_millis(u64::from(*steps));
+                self.world.handle.lease(chain, expires, |_| ()).unwrap();
+            }
+            Event::Reset { .. } => self.world.handle.reset_prefix_cache(|_| ()).unwrap(),
+            Event::List { .. } => self.world.check_list(),
+        }
+    }
+
+    /// Lets everything come to its end and checks what each client saw.
+    fn finish(mut self) {
+        let mut idle = 0;
+        // Leases last 30 steps at most.
+        while idle < 32 || !self.transfers.is_empty() {
+            idle = if self.step() == Activity::Busy { 0 } else { idle + 1 };
+            assert!(self.steps < 20_000, "a request does not end");
+        }
+        for Open { id, ask, aborted, .. } in &self.open {
+            let (tokens, reason) = self.world.answer(*id);
+            let (whole, natural) = ask.answer(&self.world.capacity, self.length_max);
+            let reason = reason.expect("every request ends");
+            assert!(whole.starts_with(&tokens), "{ask:?}: {tokens:?} instead of {whole:?}");
+            if reason == FinishReason::Aborted && (*aborted || ask.reads_max.is_some()) {
+                continue;
+            }
+            assert_eq!((tokens, reason), (whole, natural), "{ask:?}");
+        }
+        let stats = self.world.handle.stats();
+        assert_eq!((stats.waiting, stats.waiting_tokens, stats.running, stats.used_blocks, stats.leases), (0, 0, 0, 0, 0));
+        assert_eq!(stats.finished as usize, self.open.len());
+        self.world.check_list();
+        self.world.handle.drain();
+        assert_eq!(self.world.step(), Activity::Ended);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_every_request_gets_its_own_answer(case in cases()) {
+        let mut run = Run::new(&case);
+        case.events.iter().for_each(|event| run.happen(event, &case.config));
+        run.finish();
+    }
+}
