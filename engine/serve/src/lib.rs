@@ -1,2 +1,22 @@
-//! The engine's edge: HTTP, metrics, KV events.
+//! The engine's edge: OpenAI HTTP as vLLM speaks it, `vllm:*` metrics, KV events, and the state that a node agent follows.
+//!
+//! ```text
+//!   HTTP ──▶ edge (JSON, text) ──▶ engine::Handle ──▶ engine's thread ──▶ backend
+//!    ▲                                                    │ outputs, reports, KV events
+//!    └── answers, /metrics, /trackside/v1/state ◀─────────┘
+//! ```
+//! [`bind`] takes the addresses, [`Server::run`] loads the model, serves and drains. The port answers while the model loads, so that
+//! a supervisor sees how far it is; `/health` is 200 only once the engine has answered.
 #![forbid(unsafe_code)]
+
+mod app;
+mod config;
+mod edge;
+mod in_flight;
+mod load;
+mod metrics;
+mod serve;
+
+pub use config::{BackendChoice, Config, FakeSpeed, Limits};
+pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
+pub use serve::{Bound, Progress, Server, bind};

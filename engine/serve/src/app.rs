@@ -1,0 +1,135 @@
+//! What all handlers share: who this engine is, where it stands in its life, and the door to it.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use domain::{AssetsDigest, EngineState, Incarnation, KvUse, Load};
+use engine::handle::Handle;
+use engine::observe::Stats;
+use engine_assets::Generation;
+use engine_text::Text;
+use proto::openai::ErrorBody;
+use tokio_util::sync::CancellationToken;
+
+use crate::edge::answer::ApiError;
+use crate::edge::kv_events::BoundEvents;
+use crate::in_flight::{Changed, Ledger};
+use crate::metrics::Metrics;
+
+/// One engine and its edge.
+pub(crate) struct App {
+    /// Names that clients may use; the first is the one that answers carry. Never empty.
+    pub names: Vec<Arc<str>>,
+    /// Where the weights come from.
+    pub root: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    pub incarnation: Incarnation,
+    pub assets_digest: AssetsDigest,
+    pub max_model_len: usize,
+    pub generation: Generation,
+    pub body_bytes_max: usize,
+    pub kv_events: BoundEvents,
+    pub kv_topic: String,
+    pub metrics: Arc<Metrics>,
+    pub in_flight: Arc<Ledger>,
+    pub changed: Changed,
+    /// Cancelled when connections are to end.
+    pub ending: CancellationToken,
+    pub life: Life,
+}
+
+/// Where the engine stands, and what is there once it serves.
+#[derive(Default)]
+pub(crate) struct Life {
+    state: Mutex<EngineState>,
+    ready: OnceLock<Ready>,
+}
+
+/// What serves.
+pub(crate) struct Ready {
+    pub handle: Handle,
+    pub text: Text,
+}
+
+impl App {
+    /// The served name that a request means; a request without one means the model.
+    pub fn named(&self, model: Option<&str>) -> Result<Arc<str>, ApiError> {
+        let Some(model) = model.filter(|model| !model.is_empty()) else { return Ok(Arc::clone(&self.names[0])) };
+        let known = self.names.iter().find(|name| ***name == *model).cloned();
+        known.ok_or_else(|| ErrorBody::unknown_model(model).into())
+    }
+
+    pub fn state(&self) -> EngineState {
+        let state = *self.life.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match (state, self.handle()) {
+            (EngineState::Ready | EngineState::Draining, Some(handle)) if !handle.is_alive() => EngineState::Crashed,
+            (state, _) => state,
+        }
+    }
+
+    pub fn enter(&self, state: EngineState) {
+        *self.life.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.tell();
+    }
+
+    /// Opens the door; from now on requests are served.
+    pub fn open(&self, ready: Ready) {
+        if self.life.ready.set(ready).is_err() {
+            tracing::error!("an engine was opened twice; the first stays");
+        }
+        self.enter(EngineState::Ready);
+    }
+
+    pub fn handle(&self) -> Option<&Handle> {
+        self.life.ready.get().map(|ready| &ready.handle)
+    }
+
+    /// What serves a new request, or why none is taken.
+    pub fn ready(&self) -> Result<&Ready, ApiError> {
+        match (self.state(), self.life.ready.get()) {
+            (EngineState::Ready, Some(ready)) => Ok(ready),
+            _ => {
+                self.metrics.rejected_not_ready();
+                Err(self.unavailable())
+            }
+        }
+    }
+
+    /// Whether the engine has answered and can still do so.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.state(), EngineState::Ready | EngineState::Draining)
+    }
+
+    pub fn unavailable(&self) -> ApiError {
+        ApiError::unavailable(match self.state() {
+            EngineState::Absent | EngineState::Starting => "The engine loads its model.",
+            EngineState::Warming => "The engine warms up.",
+            EngineState::Draining => "The engine drains and takes no new requests.",
+            _ => "The engine has ended.",
+        })
+    }
+
+    /// The engine's counters; `None` before it is there.
+    pub fn stats(&self) -> Option<Stats> {
+        self.handle().map(Handle::stats)
+    }
+
+    /// What this engine does at this moment.
+    pub fn load(&self) -> Load {
+        let stats = self.stats().unwrap_or_default();
+        let counts = self.in_flight.counts();
+        Load {
+            waiting: u32::try_from(stats.waiting).unwrap_or(u32::MAX),
+            running: u32::try_from(stats.running).unwrap_or(u32::MAX),
+            by_replica: counts.by_replica,
+            others: counts.others,
+            kv: KvUse {
+                used_blocks: stats.used_blocks as u64,
+                total_blocks: stats.total_blocks as u64,
+                block_tokens: stats.block_tokens as u32,
+            },
+            prefill_tok_s: stats.prefill_tok_s,
+            decode_step_ms: stats.decode_step_ms,
+        }
+    }
+}

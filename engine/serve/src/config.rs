@@ -1,0 +1,127 @@
+//! What `trackside engine` is told: addresses, names, limits, and what computes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::id::NAME_BYTES_MAX;
+use domain::{Fault, FaultKind};
+use engine_assets::ModelAssets;
+
+use crate::edge::kv_events::KvEventsConfig;
+
+/// Everything that a server is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Headers of the model, as `engine_assets::open` gives them.
+    pub assets: Arc<ModelAssets>,
+    /// Names under which clients ask for the model; the first stands in answers and metrics.
+    pub names: Vec<String>,
+    /// Where HTTP listens; port 0 takes any free one.
+    pub listen: SocketAddr,
+    pub backend: BackendChoice,
+    pub limits: Limits,
+    /// `None`: no KV events are published.
+    pub kv_events: Option<KvEventsConfig>,
+    /// How long open requests may take after the server is told to end; then they are aborted.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    /// Defaults for a model on the CPU under one name, on a free port of loopback.
+    pub fn new(assets: Arc<ModelAssets>, name: impl Into<String>) -> Self {
+        Self {
+            assets,
+            names: vec![name.into()],
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            backend: BackendChoice::Cpu { threads: None },
+            limits: Limits::default(),
+            kv_events: None,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// What only a person can mend.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        let usage = |what: String, action: &str| Err(Fault::new(FaultKind::Usage, what, action));
+        if self.names.is_empty() {
+            return usage("the model has no served name".into(), "give at least one");
+        }
+        for name in &self.names {
+            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+                let shown: String = name.chars().take(40).collect();
+                return usage(
+                    format!("the served model name {shown:?} has {} bytes", name.len()),
+                    &format!("choose one of 1 to {NAME_BYTES_MAX} bytes"),
+                );
+            }
+        }
+        if self.limits.connections_max == 0 || self.limits.body_bytes_max == 0 {
+            return usage("connections_max or body_bytes_max is 0".into(), "give at least 1");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.names[0]
+    }
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BackendChoice {
+    /// `threads`: compute threads; `None` takes as many as the process may use.
+    Cpu { threads: Option<usize> },
+    /// The real engine over tokens that cost nothing to compute, at a scripted speed.
+    Fake(FakeSpeed),
+}
+
+/// How fast the fake backend pretends to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FakeSpeed {
+    /// Prompt tokens per second.
+    pub prefill_tok_s: f64,
+    /// Fixed duration of a step.
+    pub step_ms: f64,
+}
+
+/// Maxima. The names are those of vLLM's flags where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub max_num_seqs: usize,
+    pub max_num_batched_tokens: usize,
+    /// Longest sequence, prompt and output; `None`: the model's own.
+    pub max_model_len: Option<usize>,
+    /// Tokens per KV block; vLLM's `block_size`.
+    pub block_tokens: usize,
+    /// Number of KV blocks; `None`: as many as `kv_bytes` holds.
+    pub kv_blocks: Option<usize>,
+    pub kv_bytes: usize,
+    pub prefix_caching: bool,
+    /// Most requests that wait; `None`: the engine's default.
+    pub waiting_max: Option<usize>,
+    /// Most prompt tokens of all waiting requests; `None`: the engine's default.
+    pub waiting_tokens_max: Option<usize>,
+    /// Most bytes of one request body.
+    pub body_bytes_max: usize,
+    /// Most open HTTP connections.
+    pub connections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            max_model_len: None,
+            block_tokens: 16,
+            kv_blocks: None,
+            kv_bytes: 1 << 30,
+            prefix_caching: true,
+            waiting_max: None,
+            waiting_tokens_max: None,
+            body_bytes_max: proto::limit::BODY_BYTES_MAX,
+            connections_max: 4096,
+        }
+    }
+}

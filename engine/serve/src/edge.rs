@@ -1,0 +1,17 @@
+//! The engine's HTTP edge: bodies of `proto` in, requests of `engine` out, and back. Nothing behind this module knows JSON.
+
+pub(crate) mod answer;
+pub(crate) mod blocks;
+pub(crate) mod choice;
+pub(crate) mod generate;
+pub(crate) mod http;
+pub mod kv_events;
+pub(crate) mod plan;
+pub(crate) mod probe;
+pub(crate) mod prompt;
+pub(crate) mod refuse;
+pub(crate) mod request_id;
+pub(crate) mod state;
+pub(crate) mod stream;
+pub(crate) mod tokens;
+pub(crate) mod whole;

@@ -1,0 +1,82 @@
+//! Parameters and their refusals as data.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn plan(endpoint: Endpoint, body: Value) -> Result<Plan, ApiError> {
+    let generation = Generation { eos: vec![2], temperature: Some(0.6), top_p: Some(0.9), ..Generation::default() };
+    let model = ModelFacts { generation: &generation, vocabulary: 320, stop_ids_max: 4 };
+    let mut request: Request = proto::openai::read(body.to_string().as_bytes())?;
+    match endpoint {
+        Endpoint::Chat => request.messages = request.messages.or(Some(vec![json!({"role": "user", "content": "a"})])),
+        Endpoint::Completion => request.prompt = request.prompt.or(Some(proto::openai::Prompt::Text(vec!["a".into()]))),
+    }
+    Plan::new(endpoint, &request, &model)
+}
+
+#[test]
+fn defaults_are_the_models_then_openais() {
+    let chat = plan(Endpoint::Chat, json!({"seed": -1})).expect("nothing wrong");
+    assert_eq!(chat.sampling, Sampling { temperature: 0.6, top_k: 0, top_p: 0.9, seed: u64::MAX });
+    assert_eq!(chat.finish(100, 512), FinishRules { tokens_max: 412, eos: vec![2], stop: vec![] });
+    let completion = plan(Endpoint::Completion, json!({"ignore_eos": true, "stop_token_ids": [7]})).expect("nothing wrong");
+    assert_eq!(completion.finish(100, 512), FinishRules { tokens_max: 16, eos: vec![], stop: vec![7] });
+    assert_eq!(completion.finish(500, 512).tokens_max, 12, "the context is the limit");
+    let both = plan(Endpoint::Chat, json!({"max_tokens": 3, "max_completion_tokens": 5})).expect("nothing wrong");
+    assert_eq!(both.tokens_max, Some(5));
+    let unseeded = |_| plan(Endpoint::Chat, json!({})).expect("nothing wrong").sampling.seed;
+    assert_ne!(unseeded(0), unseeded(1), "without a seed two requests draw differently");
+}
+
+#[test]
+fn every_refusal_names_its_parameter() {
+    let check = |body: Value, param: &str| {
+        let error = plan(Endpoint::Completion, body.clone()).expect_err(&body.to_string()).body.error;
+        assert_eq!((error.param.as_deref(), error.code, &*error.kind), (Some(param), 400, "BadRequestError"), "{body}");
+        assert!(error.message.contains(param), "{}", error.message);
+    };
+    for (param, values) in [
+        ("temperature", vec![json!(-0.1), json!(1e300)]),
+        ("top_p", vec![json!(0), json!(1.01)]),
+        ("top_k", vec![json!(-2)]),
+        ("max_tokens", vec![json!(0), json!(-1), json!("4")]),
+        ("stop", vec![json!(""), json!(["a", ""]), json!("x".repeat(1025)), json!(vec!["a"; 65])]),
+        ("stop_token_ids", vec![json!([-1]), json!([320]), json!([151645]), json!([1, 2, 3, 4, 5])]),
+        ("cache_salt", vec![json!(""), json!("a/b"), json!("a@b"), json!("a\\b"), json!("a\0b"), json!("x".repeat(129))]),
+        ("stream_options", vec![json!({"include_usage": true})]),
+        ("prompt", vec![json!([]), json!(vec!["a"; 257])]),
+        ("n", vec![json!(2), json!(0)]),
+        ("echo", vec![json!(true)]),
+        ("logprobs", vec![json!(0), json!(5), json!(true)]),
+        ("logit_bias", vec![json!({"99999": 5}), json!({"AI": -100})]),
+        ("allowed_token_ids", vec![json!([])]),
+        ("min_tokens", vec![json!(5)]),
+        ("min_p", vec![json!(0.1)]),
+        ("frequency_penalty", vec![json!(0.5)]),
+        ("presence_penalty", vec![json!(-0.5)]),
+        ("repetition_penalty", vec![json!(1.1)]),
+        ("response_format", vec![json!({"type": "json_object"})]),
+        ("structured_outputs", vec![json!({"regex": "a"})]),
+        ("prompt_logprobs", vec![json!(0)]),
+        ("tool_choice", vec![json!("required"), json!({"type": "function"})]),
+        ("priority", vec![json!(1)]),
+    ] {
+        for value in values {
+            check(json!({ param: value }), param);
+        }
+    }
+}
+
+#[test]
+fn values_that_change_nothing_pass() {
+    let neutral = json!({
+        "n": 1, "echo": false, "logprobs": false, "top_logprobs": 0, "frequency_penalty": 0, "presence_penalty": 0.0,
+        "repetition_penalty": 1, "min_p": 0, "min_tokens": 0, "logit_bias": {}, "bad_words": [], "best_of": 1, "suffix": "",
+        "response_format": {"type": "text"}, "tool_choice": "auto", "priority": 0, "stop": [], "stop_token_ids": [],
+        "top_k": -1, "cache_salt": "tenant-7", "use_beam_search": false,
+    });
+    for endpoint in [Endpoint::Chat, Endpoint::Completion] {
+        assert!(plan(endpoint, neutral.clone()).is_ok());
+    }
+}

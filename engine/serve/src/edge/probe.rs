@@ -1,0 +1,71 @@
+//! Small questions that routers, supervisors and Prometheus ask often.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use proto::openai::{ModelCard, ModelList};
+use serde_json::json as value;
+
+use super::answer::{ApiError, bytes_of, json};
+use crate::app::App;
+
+/// Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub async fn models(State(app): State<Arc<App>>) -> Response {
+    let context = u32::try_from(app.max_model_len).ok();
+    let card = |name: &Arc<str>| ModelCard::new(name.to_string(), app.created, Some(app.root.clone()), context);
+    json(StatusCode::OK, &ModelList::new(app.names.iter().map(card).collect()))
+}
+
+/// 200 with an empty body once the engine has answered, and while it drains; never before, and never after its thread ended.
+pub async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.is_alive() {
+        true => StatusCode::OK.into_response(),
+        false => app.unavailable().into_response(),
+    }
+}
+
+/// 200 while new requests are taken.
+pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.ready() {
+        Ok(_) => StatusCode::OK.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+pub async fn version() -> Response {
+    json(StatusCode::OK, &value!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+pub async fn load(State(app): State<Arc<App>>) -> Response {
+    json(StatusCode::OK, &value!({ "server_load": app.in_flight.counts().requests() }))
+}
+
+pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let stats = app.stats();
+    bytes_of(StatusCode::OK, METRICS_TYPE, app.metrics.scrape(stats.as_ref()))
+}
+
+/// Where KV events are published, for subscribers that know only the HTTP address.
+pub async fn kv_event_sources(State(app): State<Arc<App>>) -> Response {
+    let bound = &app.kv_events;
+    let source = bound.endpoint.as_ref().map(|endpoint| {
+        value!({
+            "endpoint": endpoint, "replay_endpoint": bound.replay_endpoint, "topic": app.kv_topic, "data_parallel_rank": 0,
+        })
+    });
+    json(StatusCode::OK, &value!({ "sources": source.into_iter().collect::<Vec<_>>() }))
+}
+
+pub async fn not_found(uri: http::Uri) -> Response {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(StatusCode::NOT_FOUND, format!("There is no {path} here.")).into_response()
+}
+
+pub async fn wrong_method(method: http::Method, uri: http::Uri) -> Response {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}.")).into_response()
+}

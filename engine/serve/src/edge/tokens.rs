@@ -1,0 +1,54 @@
+//! `/tokenize` and `/detokenize`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use proto::openai::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest};
+
+use super::answer::{ApiError, json};
+use super::http::read_body;
+use super::prompt;
+use crate::app::App;
+
+pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Response {
+    to_tokens(&app, body).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+pub async fn detokenize(State(app): State<Arc<App>>, body: Body) -> Response {
+    to_text(&app, body).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn to_tokens(app: &App, body: Body) -> Result<Response, ApiError> {
+    let body = read_body(body, app.body_bytes_max).await?;
+    let request: TokenizeRequest = proto::openai::read(&body)?;
+    app.named(request.model.as_deref())?;
+    let text = app.ready()?.text.clone();
+    let strings = request.return_token_strs.unwrap_or(false);
+    let tokens = prompt::of_tokenize(text.clone(), request, body.len()).await?;
+    let token_strs = strings.then(|| tokens.iter().map(|token| text.token_str(*token).unwrap_or_default()).collect());
+    let answer = TokenizeAnswer { count: tokens.len(), max_model_len: app.max_model_len, tokens: tokens.to_vec(), token_strs };
+    Ok(json(StatusCode::OK, &answer))
+}
+
+async fn to_text(app: &App, body: Body) -> Result<Response, ApiError> {
+    let body = read_body(body, app.body_bytes_max).await?;
+    let request: DetokenizeRequest = proto::openai::read(&body)?;
+    app.named(request.model.as_deref())?;
+    let ready = app.ready()?;
+    let vocabulary = ready.handle.limits().capacity.vocabulary;
+    let ids = request.tokens.ok_or_else(|| ApiError::parameter("tokens", "`tokens` is missing."))?;
+    let id = |(i, id): (usize, i64)| match u32::try_from(id) {
+        Ok(id) if (id as usize) < vocabulary => Ok(id),
+        _ => {
+            let message = format!("`tokens[{i}]` is {id}; this model's token ids are 0 to {}.", vocabulary - 1);
+            Err(ApiError::parameter("tokens", message))
+        }
+    };
+    let ids = ids.into_iter().enumerate().map(id).collect::<Result<Vec<_>, _>>()?;
+    // vLLM shows special tokens here.
+    let prompt = ready.text.decode(&ids, false).map_err(prompt::text_error)?;
+    Ok(json(StatusCode::OK, &DetokenizeAnswer { prompt }))
+}

@@ -1,0 +1,95 @@
+//! From model headers to an engine on its thread.
+
+use std::time::{Duration, Instant};
+
+use domain::{Fault, FaultKind};
+use engine::backend::fake::{Fake, RealTime, Speed};
+use engine::backend::{Backend, Capacity, DeviceError};
+use engine::handle::Handle;
+use engine::step::{Engine, Ports};
+use engine_cpu::{CpuBackend, CpuOptions, KvSize};
+use engine_text::Text;
+use tokio::sync::oneshot;
+
+use crate::app::App;
+use crate::config::{BackendChoice, Config, FakeSpeed};
+use crate::edge::kv_events::EventQueue;
+use crate::metrics::Recorder;
+
+/// KV blocks of a fake engine that was not told: enough for a fleet's worth of prompts, and a few MB of digests.
+const FAKE_BLOCKS: usize = 16_384;
+
+/// An engine that runs.
+pub struct Loaded {
+    pub handle: Handle,
+    pub text: Text,
+    /// The result of the engine's thread; closed without one if it panicked.
+    pub ended: oneshot::Receiver<Result<(), DeviceError>>,
+}
+
+/// Loads tokenizer and weights and starts the engine's thread. `progress` hears `(done, total)` bytes. Blocks for as long as that takes.
+pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded, Fault> {
+    config.assets.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let text = Text::new(&config.assets.text).map_err(|error| {
+        let what = format!("{}: {error}", config.assets.path.display());
+        Fault::new(FaultKind::Model, what, "fetch the model again, or use one whose tokenizer is supported")
+    })?;
+    let backend: Box<dyn Backend> = match config.backend {
+        BackendChoice::Cpu { threads } => Box::new(cpu(config, threads, progress)?),
+        BackendChoice::Fake(speed) => Box::new(fake(config, speed)?),
+    };
+    let mut ports = Ports::new(Instant::now);
+    ports.observer = Some(Box::new(Recorder::new(app.metrics.clone(), app.changed.clone())));
+    ports.kv_events = events.map(|events| Box::new(events) as Box<dyn engine::kv::event::KvSink>);
+    let capacity = backend.capacity();
+    let mut limits = engine::config::Config::for_device(&capacity);
+    limits.prefix_caching = config.limits.prefix_caching;
+    limits.waiting_max = config.limits.waiting_max.unwrap_or(limits.waiting_max);
+    limits.waiting_tokens_max = config.limits.waiting_tokens_max.unwrap_or(limits.waiting_tokens_max);
+    let (engine, handle) = Engine::new(backend, limits, ports)
+        .map_err(|error| Fault::new(FaultKind::Config, format!("the engine's limits do not fit: {error}"), "change them"))?;
+    let (result, ended) = oneshot::channel();
+    // Nobody is left to hear the result only when the process ends.
+    let body = move || drop(result.send(engine.run()));
+    std::thread::Builder::new().name("engine".into()).spawn(body).map_err(|error| {
+        Fault::new(FaultKind::Internal, "cannot start the engine's thread", "raise the limit on threads").because(error)
+    })?;
+    Ok(Loaded { handle, text, ended })
+}
+
+fn fake(config: &Config, speed: FakeSpeed) -> Result<Fake, Fault> {
+    let FakeSpeed { prefill_tok_s, step_ms } = speed;
+    let step = Duration::try_from_secs_f64(step_ms / 1e3).ok();
+    let (Some(step), true) = (step, prefill_tok_s > 0.0) else {
+        let what = format!("the fake backend cannot run {prefill_tok_s} tokens per second in steps of {step_ms} ms");
+        return Err(Fault::new(FaultKind::Usage, what, "give a speed above 0 and a step of at least 0 ms"));
+    };
+    let (limits, model) = (&config.limits, &config.assets.config);
+    let capacity = Capacity {
+        vocabulary: model.vocab_size,
+        context_length: limits.max_model_len.unwrap_or(usize::MAX).min(model.context_length),
+        block_tokens: limits.block_tokens,
+        kv_blocks: limits.kv_blocks.unwrap_or(FAKE_BLOCKS),
+        slots: limits.max_num_seqs,
+        batch_tokens: limits.max_num_batched_tokens,
+    };
+    let speed = Speed { prefill_tok_s: prefill_tok_s.is_finite().then_some(prefill_tok_s), step, lag: 1 };
+    Ok(Fake::new(capacity, speed, Box::new(RealTime)))
+}
+
+fn cpu(config: &Config, threads: Option<usize>, progress: &mut dyn FnMut(u64, u64)) -> Result<CpuBackend, Fault> {
+    let limits = &config.limits;
+    let options = CpuOptions {
+        threads,
+        kv: limits.kv_blocks.map_or(KvSize::Bytes(limits.kv_bytes), KvSize::Blocks),
+        block_tokens: limits.block_tokens,
+        slots: limits.max_num_seqs,
+        batch_tokens: limits.max_num_batched_tokens,
+        context_length: limits.max_model_len,
+        isa: None,
+    };
+    CpuBackend::load(&config.assets, &options, progress).map_err(|error| {
+        let what = format!("cannot load {}", config.assets.path.display());
+        Fault::new(FaultKind::Model, what, "mend what is named, or fetch the model again").because(error)
+    })
+}

@@ -1,0 +1,132 @@
+//! Every refusal: status, type, parameter, and that nothing else is disturbed (cases A5, A6, A8).
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::client;
+use crate::server::{Server, instant, scripted};
+
+const CHAT: &str = "/v1/chat/completions";
+const TEXT: &str = "/v1/completions";
+
+/// (path, body, status, type, param)
+fn table() -> Vec<(&'static str, Value, u16, &'static str, Option<&'static str>)> {
+    let long = "z".repeat(3000);
+    let hello = json!([{"role": "user", "content": "hello"}]);
+    vec![
+        (TEXT, json!({"model": "other", "prompt": "a"}), 404, "NotFoundError", Some("model")),
+        (CHAT, json!({"model": "other", "messages": hello, "stream": true}), 404, "NotFoundError", Some("model")),
+        (TEXT, json!({"model": "m"}), 400, "BadRequestError", Some("prompt")),
+        (CHAT, json!({"model": "m"}), 400, "BadRequestError", Some("messages")),
+        (CHAT, json!({"model": "m", "messages": []}), 400, "BadRequestError", Some("messages")),
+        (CHAT, json!({"model": "m", "messages": [{"content": "a"}]}), 400, "BadRequestError", Some("messages")),
+        (TEXT, json!({"model": "m", "prompt": long, "stream": true}), 400, "BadRequestError", Some("prompt")),
+        (
+            CHAT,
+            json!({"messages": [{"role": "user", "content": long}], "stream": true}),
+            400,
+            "BadRequestError",
+            Some("messages"),
+        ),
+        (TEXT, json!({"model": "m", "prompt": [320]}), 400, "BadRequestError", Some("prompt")),
+        (TEXT, json!({"model": "m", "prompt": [[1], [4294967295u64]]}), 400, "BadRequestError", Some("prompt")),
+        (TEXT, json!({"model": "m", "prompt": ""}), 400, "BadRequestError", Some("prompt")),
+        (TEXT, json!({"prompt": "a", "stop_token_ids": [151645], "min_tokens": 5}), 400, "BadRequestError", Some("min_tokens")),
+        (TEXT, json!({"prompt": "a", "stop_token_ids": [151645]}), 400, "BadRequestError", Some("stop_token_ids")),
+        (TEXT, json!({"prompt": "a", "stop_token_ids": [-1]}), 400, "BadRequestError", Some("stop_token_ids")),
+        (TEXT, json!({"prompt": "a", "stop_token_ids": [320]}), 400, "BadRequestError", Some("stop_token_ids")),
+        (TEXT, json!({"prompt": "a", "logit_bias": {"99999": 5}}), 400, "BadRequestError", Some("logit_bias")),
+        (TEXT, json!({"prompt": "a", "n": 2}), 400, "BadRequestError", Some("n")),
+        (TEXT, json!({"prompt": "a", "max_tokens": "many"}), 400, "BadRequestError", Some("max_tokens")),
+        (TEXT, json!({"prompt": "a", "request_id": "x".repeat(300)}), 400, "BadRequestError", Some("request_id")),
+        ("/tokenize", json!({"model": "m"}), 400, "BadRequestError", Some("prompt")),
+        ("/tokenize", json!({"model": "other", "prompt": "a"}), 404, "NotFoundError", Some("model")),
+        ("/detokenize", json!({"tokens": [-1]}), 400, "BadRequestError", Some("tokens")),
+        ("/detokenize", json!({}), 400, "BadRequestError", Some("tokens")),
+        ("/nowhere", json!({}), 404, "NotFoundError", None),
+        ("/v1/models", json!({}), 405, "BadRequestError", None),
+    ]
+}
+
+#[tokio::test]
+async fn each_mistake_has_its_answer() {
+    let server = Server::start(instant(scripted())).await;
+    for (path, body, status, kind, param) in table() {
+        let answer = server.post(path, &body).await;
+        let error = answer.json()["error"].clone();
+        let seen = (answer.status.as_u16(), &error["type"], &error["param"], &error["code"]);
+        assert_eq!(seen, (status, &json!(kind), &json!(param), &json!(status)), "{path} {body}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/json"), "no stream begins: {path} {body}");
+        assert!(error["message"].as_str().is_some_and(|message| message.ends_with('.')), "{error}");
+    }
+    let answer = server.post(TEXT, &json!({"prompt": "a"})).await;
+    assert_eq!(answer.status, StatusCode::OK, "the engine goes on: {}", answer.text());
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_body_that_is_broken_or_too_large_is_said_to_be_so() {
+    let mut config = instant(scripted());
+    config.limits.body_bytes_max = 1000;
+    let server = Server::start(config).await;
+    let check = async |body: String, status: u16| {
+        let answer = client::ask(server.address(), Method::POST, TEXT, &[], body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["error"]["code"].as_u64()),
+            (status, Some(status.into())),
+            "{}",
+            answer.text()
+        );
+    };
+    check("{\"prompt\": ".into(), 400).await;
+    check("not json".into(), 400).await;
+    check(String::new(), 400).await;
+    check("[]".into(), 400).await;
+    check(json!({"prompt": "z".repeat(1000)}).to_string(), 413).await;
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_request_id_is_echoed_and_bounded() {
+    let server = Server::start(instant(scripted())).await;
+    let body = json!({"prompt": "a", "request_id": "of-the-body"});
+    let answer = server.post_with(TEXT, &[("x-request-id", "job-7")], &body).await;
+    assert_eq!((answer.header("x-request-id"), &answer.json()["id"]), (Some("job-7"), &json!("cmpl-job-7")));
+    let answer = server.post(TEXT, &body).await;
+    assert_eq!((answer.header("x-request-id"), &answer.json()["id"]), (None, &json!("cmpl-of-the-body")));
+    let huge = "x".repeat(64 << 10);
+    for path in [TEXT, CHAT, "/health", "/nowhere"] {
+        let answer = server.post_with(path, &[("x-request-id", &huge)], &body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(answer.body.len() < 1000 && answer.header("x-request-id").is_none(), "it is not repeated");
+    }
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_said_with_a_time_to_come_again() {
+    let mut config = crate::server::fake(scripted(), 20.0);
+    config.limits.max_num_seqs = 1;
+    config.limits.waiting_max = Some(1);
+    let server = Server::start(config).await;
+    let long = json!({"prompt": "a", "max_tokens": 2000, "ignore_eos": true, "stream": true, "return_token_ids": true});
+    let mut running = server.open(TEXT, &[], &long).await;
+    running.event().await.expect("it runs");
+    let waiting = {
+        let (address, long) = (server.address(), long.clone());
+        tokio::spawn(async move { client::open(address, Method::POST, TEXT, &[], long.to_string()).await })
+    };
+    server.state_where(|state| state["waiting"] == 1).await;
+    let refused = server.post(TEXT, &long).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.text());
+    assert_eq!((refused.header("retry-after"), &refused.json()["error"]["type"]), (Some("1"), &json!("ServiceUnavailableError")));
+    let metrics = server.get("/metrics").await.text();
+    assert!(
+        metrics.contains("vllm:admission_rejections_total{engine=\"0\",model_name=\"m\",reason=\"max_num_queued_reqs\"} 1\n"),
+        "{metrics}"
+    );
+    waiting.abort();
+    drop(running);
+    server.state_where(|state| state["waiting"] == 0 && state["running"] == 0).await;
+    server.stop().await.expect("a clean end");
+}

@@ -1,0 +1,12 @@
+//! The engine's edge through real HTTP and ZMQ, over the fake backend and over tiny models on the CPU.
+
+mod client;
+mod errors;
+mod events;
+mod life;
+mod metrics;
+mod server;
+mod state;
+mod stops;
+mod tokens;
+mod transcripts;
