@@ -1,0 +1,166 @@
+//! Reads what routing needs from an OpenAI body, and writes the error bodies that vLLM's clients know.
+//!
+//! Lenient where the engine will judge anyway: keys that do not concern routing are passed over unread, because the body goes on
+//! byte for byte.
+
+use proto::openai;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::choose::Question;
+use crate::text::{Chat, Prompt};
+
+/// A request path that names a model in its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Chat,
+    Completions,
+    /// Answered by any engine of the model: nothing is generated.
+    Tokenize,
+    Detokenize,
+}
+
+impl Route {
+    pub fn of_path(path: &str) -> Option<Self> {
+        match path {
+            "/v1/chat/completions" => Some(Self::Chat),
+            "/v1/completions" => Some(Self::Completions),
+            "/tokenize" => Some(Self::Tokenize),
+            "/detokenize" => Some(Self::Detokenize),
+            _ => None,
+        }
+    }
+
+    /// Whether its streams are OpenAI's: events that end with `[DONE]`.
+    pub fn generates(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Body {
+    model: Option<String>,
+    messages: Option<Vec<Value>>,
+    prompt: Option<openai::Prompt>,
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
+    cache_salt: Option<String>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    documents: Option<Vec<Value>>,
+    chat_template: Option<String>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    add_special_tokens: Option<bool>,
+}
+
+/// Reads a question from a body.
+pub fn question(route: Route, body: &[u8]) -> Result<Question, Problem> {
+    if matches!(route, Route::Tokenize | Route::Detokenize) {
+        #[derive(Deserialize)]
+        struct Model {
+            model: Option<String>,
+        }
+        let Model { model } = serde_json::from_slice(body).map_err(|error| Problem::bad_body(&error))?;
+        return Ok(Question { model, prompt: Prompt::Unknown, cache_salt: None, tokens_max: None });
+    }
+    let body: Body = serde_json::from_slice(body).map_err(|error| Problem::bad_body(&error))?;
+    let tokens_max = body.max_completion_tokens.or(body.max_tokens).and_then(|tokens| tokens.try_into().ok());
+    let cache_salt = body.cache_salt.as_deref().map(Into::into);
+    let model = body.model.clone();
+    let prompt = match route {
+        Route::Chat => chat(body),
+        _ => completion(body),
+    };
+    Ok(Question { model, prompt, cache_salt, tokens_max })
+}
+
+/// Reads a question from a body whose path is not known: a conversation if it has messages.
+pub fn question_of_any(body: &[u8]) -> Result<Question, Problem> {
+    #[derive(Deserialize)]
+    struct Kind {
+        messages: Option<serde::de::IgnoredAny>,
+    }
+    let kind: Kind = serde_json::from_slice(body).map_err(|error| Problem::bad_body(&error))?;
+    question(if kind.messages.is_some() { Route::Chat } else { Route::Completions }, body)
+}
+
+fn chat(body: Body) -> Prompt {
+    let Some(messages) = body.messages else { return Prompt::Unknown };
+    // With `tool_choice: "none"` vLLM leaves the tools out of the prompt.
+    let tools_off = body.tool_choice.as_ref().and_then(Value::as_str) == Some("none");
+    Prompt::Chat(Box::new(Chat {
+        messages,
+        tools: body.tools.filter(|tools| !tools.is_empty() && !tools_off),
+        documents: body.documents,
+        template: body.chat_template,
+        variables: body.chat_template_kwargs.unwrap_or_default(),
+        add_generation_prompt: body.add_generation_prompt.unwrap_or(true),
+        continue_final_message: body.continue_final_message.unwrap_or(false),
+        add_special_tokens: body.add_special_tokens.unwrap_or(false),
+    }))
+}
+
+fn completion(body: Body) -> Prompt {
+    let add_special_tokens = body.add_special_tokens.unwrap_or(true);
+    // Of several prompts the first speaks for all: they go to one engine together.
+    match body.prompt {
+        Some(openai::Prompt::Ids(prompts)) => prompts.into_iter().next().map_or(Prompt::Unknown, Prompt::Tokens),
+        Some(openai::Prompt::Text(prompts)) => {
+            prompts.into_iter().next().map_or(Prompt::Unknown, |text| Prompt::Text { text, add_special_tokens })
+        }
+        None => Prompt::Unknown,
+    }
+}
+
+/// An answer that is an error, in vLLM's form: `{"error": {"message", "type", "param", "code"}}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub status: u16,
+    pub kind: &'static str,
+    pub message: String,
+    pub param: Option<&'static str>,
+    /// Seconds after which it is worth asking again.
+    pub retry_after_s: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: u16,
+}
+
+impl Problem {
+    pub fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into(), param: None, retry_after_s: None }
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequestError", message)
+    }
+
+    pub fn unavailable(message: impl Into<String>, retry_after_s: u32) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(503, "ServiceUnavailableError", message) }
+    }
+
+    fn bad_body(error: &serde_json::Error) -> Self {
+        Self::bad_request(format!("The body is not the JSON object that this path takes: {error}"))
+    }
+
+    pub fn body(&self) -> String {
+        let Self { status, kind, message, param, .. } = self;
+        let body = ErrorBody { error: ErrorFields { message, kind, param: *param, code: *status } };
+        serde_json::to_string(&body).expect("strings and numbers always serialise")
+    }
+}

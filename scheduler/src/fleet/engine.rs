@@ -1,0 +1,215 @@
+//! One engine as the scheduler knows it: what it is, how it does now, and the streams this replica has open on it.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::{AssetsDigest, DataAddress, EngineId, EngineState, InFlight, Incarnation, KvUse, Load, ReplicaId, Role};
+
+use super::log::Log;
+
+/// What does not change while a process serves. A report that differs here makes a new [`Engine`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    pub incarnation: Incarnation,
+    pub role: Role,
+    /// Base model, by the name it is served under.
+    pub model: Arc<str>,
+    pub adapters: Vec<Arc<str>>,
+    /// `None` where the node has no model folder: requests to it are routed by load alone.
+    pub assets: Option<AssetsDigest>,
+    pub address: DataAddress,
+    pub dp_rank: u32,
+    /// Prompt and answer together, in tokens; zero where unknown.
+    pub context_length: u32,
+    pub restarts: u32,
+    pub pid: u32,
+    /// Whether it counts open requests by replica.
+    pub counts_in_flight: bool,
+}
+
+/// What the node says of an engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    pub facts: Facts,
+    pub state: EngineState,
+    pub reason: Arc<str>,
+    pub load: Load,
+    pub steps: u64,
+}
+
+/// How far what is known of an engine can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Its node reports.
+    Fresh,
+    /// Its node's stream is lost or silent. That says nothing of the engine.
+    Unknown,
+}
+
+/// Whether the data address answers. Asked only when there is reason to: unknown evidence, or a refused connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    Unasked,
+    Answered,
+    Failed,
+}
+
+/// What changes all the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    pub state: EngineState,
+    pub evidence: Evidence,
+    pub probe: Probe,
+    pub waiting: u32,
+    pub running: u32,
+    /// Open requests that other replicas, earlier lives of this one and direct clients have on it.
+    pub elsewhere: InFlight,
+    /// All open requests that it counted itself, ours among them.
+    pub counted: InFlight,
+    pub kv: KvUse,
+    pub prefill_tok_s: Option<f64>,
+    pub decode_step_ms: Option<f64>,
+    pub steps: u64,
+}
+
+impl Pulse {
+    fn of(report: &Report, replica: &ReplicaId, evidence: Evidence, probe: Probe) -> Self {
+        let mut elsewhere = report.load.others;
+        let mut counted = report.load.others;
+        for (other, in_flight) in &report.load.by_replica {
+            counted.add(*in_flight);
+            if other != replica {
+                elsewhere.add(*in_flight);
+            }
+        }
+        let Load { waiting, running, kv, prefill_tok_s, decode_step_ms, .. } = report.load;
+        Self {
+            state: report.state,
+            evidence,
+            probe,
+            waiting,
+            running,
+            elsewhere,
+            counted,
+            kv,
+            prefill_tok_s,
+            decode_step_ms,
+            steps: report.steps,
+        }
+    }
+}
+
+/// An engine in the fleet, shared by the table that updates it and the requests that use it.
+pub struct Engine {
+    pub id: EngineId,
+    pub facts: Facts,
+    pub log: Arc<Log>,
+    pulse: Mutex<Pulse>,
+    reason: Mutex<Arc<str>>,
+    open_requests: AtomicU32,
+    open_uncached_tokens: AtomicU64,
+    /// Times this replica picked it.
+    pub picks: AtomicU64,
+}
+
+impl Engine {
+    pub fn new(id: EngineId, report: Report, log: Arc<Log>, replica: &ReplicaId, evidence: Evidence) -> Self {
+        Self {
+            id,
+            log,
+            pulse: Mutex::new(Pulse::of(&report, replica, evidence, Probe::Unasked)),
+            reason: Mutex::new(report.reason),
+            facts: report.facts,
+            open_requests: AtomicU32::new(0),
+            open_uncached_tokens: AtomicU64::new(0),
+            picks: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn pulse(&self) -> Pulse {
+        *self.lock()
+    }
+
+    /// Why it is in its state, in words.
+    pub fn reason(&self) -> Arc<str> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in a report of the same life. What a probe found stands until the next probe.
+    pub fn update(&self, report: Report, replica: &ReplicaId, evidence: Evidence) {
+        let mut pulse = self.lock();
+        *pulse = Pulse::of(&report, replica, evidence, pulse.probe);
+        drop(pulse);
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = report.reason;
+    }
+
+    pub fn set_evidence(&self, evidence: Evidence) {
+        self.lock().evidence = evidence;
+    }
+
+    /// Takes in what a probe of the data address, or a request's failed connection, found.
+    pub fn set_probe(&self, probe: Probe) {
+        let mut pulse = self.lock();
+        // Fresh evidence outweighs an answered probe; only the failed one adds to it.
+        pulse.probe = match (probe, pulse.evidence) {
+            (Probe::Answered, Evidence::Fresh) => Probe::Unasked,
+            _ => probe,
+        };
+    }
+
+    /// Whether its address should be asked again.
+    pub fn wants_probe(&self) -> bool {
+        let pulse = self.lock();
+        pulse.probe == Probe::Failed || pulse.evidence == Evidence::Unknown
+    }
+
+    /// Requests this replica has open on it.
+    pub fn open(&self) -> InFlight {
+        InFlight {
+            requests: self.open_requests.load(Ordering::Relaxed),
+            uncached_tokens: self.open_uncached_tokens.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a request as open until the returned guard is dropped.
+    pub fn begin(self: &Arc<Self>, uncached_tokens: u64) -> OpenStream {
+        self.open_requests.fetch_add(1, Ordering::Relaxed);
+        self.open_uncached_tokens.fetch_add(uncached_tokens, Ordering::Relaxed);
+        OpenStream { engine: self.clone(), uncached_tokens }
+    }
+
+    /// What is in flight there, each request once: our own streams exactly and at once, the others' as reported. Of an engine that does
+    /// not count by replica, our own streams or its own metrics, whichever is more.
+    pub fn in_flight(&self, pulse: &Pulse) -> InFlight {
+        let mut open = self.open();
+        if self.facts.counts_in_flight {
+            open.add(pulse.elsewhere);
+        } else {
+            open.requests = open.requests.max(pulse.waiting.saturating_add(pulse.running));
+        }
+        open
+    }
+}
+
+/// A request that is open on an engine.
+pub struct OpenStream {
+    engine: Arc<Engine>,
+    uncached_tokens: u64,
+}
+
+impl OpenStream {
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.engine.open_requests.fetch_sub(1, Ordering::Relaxed);
+        self.engine.open_uncached_tokens.fetch_sub(self.uncached_tokens, Ordering::Relaxed);
+    }
+}
