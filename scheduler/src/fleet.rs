@@ -107,6 +107,11 @@ impl Fleet {
         self.roster.load()
     }
 
+    /// Whether a State stream of the node was ever seen.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.lock().knows(node)
+    }
+
     /// Reads the table under its lock: for status pages, not for requests.
     pub fn with_nodes<R>(&self, read: impl FnOnce(&mut dyn Iterator<Item = &table::Node>) -> R) -> R {
         read(&mut self.lock().nodes())

@@ -1,10 +1,14 @@
 //! Turns prompts into the tokens the engine will run, with the model's own tokenizer and chat template, by their digest.
 
+mod model;
+
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::AssetsDigest;
 use serde_json::{Map, Value};
+
+pub use model::read_assets;
 
 /// Distinct tokenizers held at a time.
 pub const TEXTS_MAX: usize = 64;

@@ -181,7 +181,7 @@ impl Gateway {
         let prepared = async {
             let body = self.read_body(&head.headers, body).await?;
             let (pick, body) = self.choose(route, body).await?;
-            Ok((pick, body))
+            Ok::<_, Problem>((pick, body))
         };
         let (pick, body) = match prepared.await {
             Ok(prepared) => prepared,

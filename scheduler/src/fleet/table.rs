@@ -88,6 +88,10 @@ impl Table {
         self.nodes.values()
     }
 
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.nodes.contains_key(node)
+    }
+
     /// A State stream said hello.
     pub fn connect(&mut self, identity: NodeIdentity, session: Session, now: Instant) -> Result<(), Refused> {
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&identity.node) {

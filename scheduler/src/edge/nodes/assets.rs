@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use domain::{AssetsDigest, NodeId};
 use proto::limit::ASSETS_BYTES_MAX;
 use proto::v1;
@@ -83,6 +82,8 @@ pub fn install(nodes: &Arc<Nodes>, node: &NodeId, digest: AssetsDigest, bytes: &
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     const DIGEST: [u8; 32] = [7; 32];

@@ -80,7 +80,7 @@ impl Reader {
         let identity = NodeIdentity::try_from(hello).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
         let node = identity.node;
         let began = Instant::now();
-        let is_known = || nodes.fleet.with_nodes(|all| all.any(|known| known.identity.node == node));
+        let is_known = || nodes.fleet.knows(&node);
         while !is_known() {
             if began.elapsed() > STATE_AWAITED {
                 return Err(Status::failed_precondition(format!("node {node} has no state stream here")));

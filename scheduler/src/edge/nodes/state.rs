@@ -118,18 +118,17 @@ impl StateStream {
                 Ok(None) => return End::Closed,
                 Err(status) => return End::Lost(status),
             };
-            let fleet = &self.nodes.fleet;
             let taken = match kind {
                 Some(state_update::Kind::Changed(changed)) => {
                     let changes = self.changes(changed);
-                    fleet.report(&self.node, self.session, changes, Instant::now())
+                    self.nodes.fleet.report(&self.node, self.session, changes, Instant::now())
                 }
                 Some(state_update::Kind::Heartbeat(v1::Heartbeat {})) => {
-                    fleet.heard(&self.node, self.session, Instant::now())
+                    self.nodes.fleet.heard(&self.node, self.session, Instant::now())
                 }
                 Some(state_update::Kind::Hello(hello)) => {
                     self.leaving = hello.leaving;
-                    fleet.heard(&self.node, self.session, Instant::now())
+                    self.nodes.fleet.heard(&self.node, self.session, Instant::now())
                 }
                 Some(state_update::Kind::Assets(chunk)) => {
                     self.take_assets(chunk);
