@@ -30,7 +30,7 @@ pub struct Bound {
     pub admin: SocketAddr,
 }
 
-/// A scheduler that serves.
+/// A scheduler that serves. Dropping it ends it at once, whatever is open.
 pub struct Running {
     pub bound: Bound,
     tasks: JoinSet<()>,
@@ -57,8 +57,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
     let metrics = Arc::new(metrics.map_err(|error| {
         Fault::new(FaultKind::Internal, "cannot register the scheduler's metrics", "report this as a defect").because(error)
     })?);
-    let nodes =
-        Arc::new(Nodes::new(fleet.clone(), texts, metrics.clone(), config.report_interval, shutdown.clone()));
+    let nodes = Arc::new(Nodes::new(fleet.clone(), texts, metrics.clone(), config.report_interval, shutdown.clone()));
     let settings = Settings {
         body_bytes_max: config.body_bytes_max,
         connect_timeout: config.connect_timeout,

@@ -100,13 +100,17 @@ impl<'de> Deserialize<'de> for Value {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-                let mut entries = Vec::new();
+                let mut entries: Vec<(String, u64, Node)> = Vec::new();
                 while let Some(key) = map.next_key::<Spanned<String>>()? {
                     if entries.len() >= ITEMS_MAX {
                         return Err(serde::de::Error::custom(format_args!("a table has at most {ITEMS_MAX} keys")));
                     }
                     let value: Spanned<Value> = map.next_value()?;
                     let line = key.referenced.line();
+                    if let Some((_, first, _)) = entries.iter().find(|(known, ..)| *known == key.value) {
+                        let told = format_args!("line {line}: `{}` stands on line {first} already", key.value);
+                        return Err(serde::de::Error::custom(told));
+                    }
                     entries.push((key.value, line, Node { line: value.referenced.line().max(line), value: value.value }));
                 }
                 Ok(Value::Table(entries))
@@ -246,7 +250,9 @@ impl<'t> Table<'t> {
             }
             let nearest = self.asked.iter().map(|asked| (distance(key, asked), *asked)).min();
             match nearest.filter(|(distance, asked)| *distance <= 1 + asked.len() / 3) {
-                Some((_, asked)) => self.mistake(*line, key, format_args!("is no key; did you mean `{}{asked}`?", self.path.clone())),
+                Some((_, asked)) => {
+                    self.mistake(*line, key, format_args!("is no key; did you mean `{}{asked}`?", self.path.clone()))
+                }
                 None => self.mistake(*line, key, format_args!("is no key; the keys here are {}", self.asked.join(", "))),
             }
         }

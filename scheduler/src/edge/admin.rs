@@ -107,7 +107,9 @@ async fn drain(
 ) -> Response {
     let id = EngineId { node: NodeId::new(node), name: EngineName::new(engine) };
     match admin.nodes.drain(&id, on) {
-        Ok(()) => (StatusCode::ACCEPTED, format!("drain of {id} {}\n", if on { "asked for" } else { "taken back" })).into_response(),
+        Ok(()) => {
+            (StatusCode::ACCEPTED, format!("drain of {id} {}\n", if on { "asked for" } else { "taken back" })).into_response()
+        }
         Err(error) => {
             let status = match error {
                 NotSent::Unknown(_) => StatusCode::NOT_FOUND,

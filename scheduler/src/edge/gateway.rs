@@ -141,7 +141,9 @@ impl Gateway {
         let answered = match (request_id, route, request.method(), request.uri().path()) {
             (Err(problem), ..) => Err(problem),
             (Ok(id), Some(route), &Method::POST, _) => Ok(self.proxy(route, request, id).await),
-            (_, Some(_), method, path) => Err(Problem::new(405, "MethodNotAllowedError", format!("{path} takes POST, not {method}"))),
+            (_, Some(_), method, path) => {
+                Err(Problem::new(405, "MethodNotAllowedError", format!("{path} takes POST, not {method}")))
+            }
             (_, _, &Method::GET, "/v1/models") => Ok(self.models()),
             (_, _, &Method::GET, "/health") => self.health(),
             (_, _, method, path) => Err(Problem::new(404, "NotFoundError", format!("Nothing is served at {method} {path}"))),
@@ -190,7 +192,8 @@ impl Gateway {
                 return error_response(&problem);
             }
         };
-        let path_and_query = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), |path| path.as_str().to_owned());
+        let path_and_query =
+            head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), |path| path.as_str().to_owned());
         let headers = headers::to_engine(head.headers, &id, &self.replica);
         self.forward(&pick, &Outgoing { route, path_and_query, headers, body }, &id, ticket).await
     }

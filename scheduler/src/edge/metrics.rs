@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::fleet::Fleet;
 
@@ -92,9 +94,8 @@ impl Metrics {
             Ok::<_, prometheus::Error>(gauge)
         };
         let decision_seconds = Histogram::with_opts(
-            HistogramOpts::new("trackside_scheduler_decision_seconds", "From a request's body to the choice of its engine.").buckets(
-                vec![2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 2.0],
-            ),
+            HistogramOpts::new("trackside_scheduler_decision_seconds", "From a request's body to the choice of its engine.")
+                .buckets(vec![2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 2.0]),
         )?;
         registry.register(Box::new(decision_seconds.clone()))?;
         registry.register(Box::new(FleetCollector::new(fleet)?))?;
@@ -103,18 +104,33 @@ impl Metrics {
         Ok(Self {
             requests: counters("requests_total", "Requests to the gateway by how they ended.", "outcome", &outcomes)?,
             retries: counters("retries_total", "Requests sent to a second engine, by what the first did.", "reason", &reasons)?,
-            retries_denied: counter("retries_denied_total", "Retries not made because the budget was empty or no engine was left.")?,
+            retries_denied: counter(
+                "retries_denied_total",
+                "Retries not made because the budget was empty or no engine was left.",
+            )?,
             decision_seconds,
-            untokenised: counter("untokenised_total", "Requests routed by load alone because their prompt could not be tokenised.")?,
+            untokenised: counter(
+                "untokenised_total",
+                "Requests routed by load alone because their prompt could not be tokenised.",
+            )?,
             open_streams: gauge("open_streams", "Requests open on engines through this replica.")?,
             connections: gauge("connections", "Client connections to the gateway.")?,
             connections_refused: counter("connections_refused_total", "Client connections closed at once: too many were open.")?,
             budget_tenths: gauge("retry_budget_tenths", "Retries the budget holds, in tenths.")?,
-            log_gaps: counter("block_log_gaps_total", "Engines whose block list was asked for again because their log had a gap.")?,
-            log_ignored: counter("block_messages_ignored_total", "Block messages of earlier lives, earlier streams or lost logs.")?,
+            log_gaps: counter(
+                "block_log_gaps_total",
+                "Engines whose block list was asked for again because their log had a gap.",
+            )?,
+            log_ignored: counter(
+                "block_messages_ignored_total",
+                "Block messages of earlier lives, earlier streams or lost logs.",
+            )?,
             blocks_dropped: counter("blocks_dropped_total", "Blocks the index had no room for.")?,
             messages_refused: counter("messages_refused_total", "Node messages, or engines in them, that could not be meant.")?,
-            assets_refused: counter("assets_refused_total", "Uploads of tokenizers that were damaged, too large or not what was asked.")?,
+            assets_refused: counter(
+                "assets_refused_total",
+                "Uploads of tokenizers that were damaged, too large or not what was asked.",
+            )?,
             probes_failed: counter("probes_failed_total", "Data addresses that were asked and did not answer.")?,
             node_streams_lost: counter("node_streams_lost_total", "State streams that ended without a good-bye.")?,
             registry,

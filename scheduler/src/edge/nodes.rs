@@ -9,6 +9,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,9 @@ pub struct Nodes {
     pub report_interval: Duration,
     pub shutdown: CancellationToken,
     connected: Mutex<HashMap<NodeId, (Session, Commands)>>,
-    told: Mutex<Option<Learned>>,
+    /// Nodes of which all is known, if that is true of every connected one.
+    told: Mutex<Option<usize>>,
+    learned_once: AtomicBool,
 }
 
 /// A command that did not reach its agent.
@@ -66,7 +69,16 @@ impl Nodes {
         report_interval: Duration,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { fleet, texts, metrics, report_interval, shutdown, connected: Mutex::default(), told: Mutex::default() }
+        Self {
+            fleet,
+            texts,
+            metrics,
+            report_interval,
+            shutdown,
+            connected: Mutex::default(),
+            told: Mutex::default(),
+            learned_once: AtomicBool::new(false),
+        }
     }
 
     fn connected(&self) -> MutexGuard<'_, HashMap<NodeId, (Session, Commands)>> {
@@ -85,30 +97,23 @@ impl Nodes {
         sent.map_err(|_| NotSent::Busy(id.node.clone()))
     }
 
-    /// Says once, in the log, when all that is connected is known.
-    fn tell_when_learned(&self) {
+    /// Notices when all that is connected is known, and says so in the log.
+    fn notice_learned(&self) {
         let learned = self.fleet.learned(Instant::now());
+        let now = learned.is_all().then_some(learned.learned);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match (*told, learned.is_all()) {
-            (None, true) => {
-                let Learned { learned: nodes, engines, blocks, .. } = learned;
-                tracing::info!("fleet and index learned: {nodes} nodes, {engines} engines, {blocks} blocks");
-                *told = Some(learned);
-            }
-            (Some(before), true) if before.learned != learned.learned => {
-                let Learned { learned: nodes, engines, blocks, .. } = learned;
-                tracing::info!("fleet and index learned: {nodes} nodes, {engines} engines, {blocks} blocks");
-                *told = Some(learned);
-            }
-            (Some(_), false) => *told = None,
-            _ => {}
+        if now != *told && now.is_some() {
+            let Learned { learned: nodes, engines, blocks, .. } = learned;
+            tracing::info!("fleet and index learned: {nodes} nodes, {engines} engines, {blocks} blocks");
+            self.learned_once.store(true, Ordering::Relaxed);
         }
+        *told = now;
     }
 
     /// Whether the fleet was known completely at some moment: from then on this replica is ready, because it fails open.
     pub fn has_learned(&self) -> bool {
-        self.tell_when_learned();
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.notice_learned();
+        self.learned_once.load(Ordering::Relaxed)
     }
 
     /// Serves until the shutdown.

@@ -59,6 +59,12 @@ struct Body {
 
 /// Reads a question from a body.
 pub fn question(route: Route, body: &[u8]) -> Result<Question, Problem> {
+    // Serde would take a list for a struct.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Problem::bad_request(
+            "The body is not the JSON object that this path takes: it begins otherwise than with `{`",
+        ));
+    }
     if matches!(route, Route::Tokenize | Route::Detokenize) {
         #[derive(Deserialize)]
         struct Model {

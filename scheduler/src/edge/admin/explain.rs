@@ -68,7 +68,8 @@ impl Explanation {
                 let row = Row::of(&candidates[at], rank(at));
                 match &choice.standings[at] {
                     Ok(rating) => {
-                        let scores = SCORERS.iter().zip(rating.scores).map(|(scorer, score)| (scorer.name.to_owned(), score.into()));
+                        let scores =
+                            SCORERS.iter().zip(rating.scores).map(|(scorer, score)| (scorer.name.to_owned(), score.into()));
                         Row { total: Some(rating.total), scores: scores.collect(), ..row }
                     }
                     Err(refusal) => Row { refused: Some(refusal.to_string()), ..row },

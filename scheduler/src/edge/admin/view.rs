@@ -152,15 +152,8 @@ impl Node {
 
 impl Host {
     fn of(facts: HostFacts) -> Self {
-        let HostFacts {
-            cpus,
-            cpu_busy,
-            memory_total_bytes,
-            memory_available_bytes,
-            cpu_pressure,
-            memory_pressure,
-            io_pressure,
-        } = facts;
+        let HostFacts { cpus, cpu_busy, memory_total_bytes, memory_available_bytes, cpu_pressure, memory_pressure, io_pressure } =
+            facts;
         Self { cpus, cpu_busy, memory_total_bytes, memory_available_bytes, cpu_pressure, memory_pressure, io_pressure }
     }
 }

@@ -86,7 +86,11 @@ pub async fn attempt(engines: &Engines, address: std::net::SocketAddr, outgoing:
         let body = read(&mut body, PREAMBLE_BYTES_MAX).await?;
         return Err(Failed::Status { head: Box::new(head), body: body.bytes });
     }
-    if is_event_stream(&head.headers) && outgoing.route.generates() { first_event(head, body).await } else { whole(head, body).await }
+    if is_event_stream(&head.headers) && outgoing.route.generates() {
+        first_event(head, body).await
+    } else {
+        whole(head, body).await
+    }
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

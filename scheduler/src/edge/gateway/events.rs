@@ -106,7 +106,10 @@ mod tests {
                 let mut passed = Vec::new();
                 for chunk in [&STREAM[..first], &STREAM[first..second], &STREAM[second..]] {
                     passed.extend_from_slice(&events.push(Bytes::copy_from_slice(chunk)));
-                    assert!(passed.is_empty() || passed.ends_with(b"\n\n") || passed.ends_with(b"\r\n"), "cut at {first}, {second}");
+                    assert!(
+                        passed.is_empty() || passed.ends_with(b"\n\n") || passed.ends_with(b"\r\n"),
+                        "cut at {first}, {second}"
+                    );
                     assert!(STREAM.starts_with(&passed));
                 }
                 assert_eq!(passed, STREAM);

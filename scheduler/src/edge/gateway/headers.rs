@@ -111,16 +111,19 @@ mod tests {
             ("x-trackside-replica", "a/1"),
         ]);
         assert_eq!(to_engine(sent, &id, &replica), expected);
-        let answered = map(&[("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("content-length", "3"), ("x-request-id", "x")]);
+        let answered =
+            map(&[("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("content-length", "3"), ("x-request-id", "x")]);
         assert_eq!(to_client(answered, &id), map(&[("x-request-id", "id")]));
     }
 
     #[test]
     fn a_request_id_is_kept_made_or_refused() {
-        let id = |value: &str| request_id(&HeaderMap::from_iter([(
-            HeaderName::from_static(REQUEST_ID_HEADER),
-            HeaderValue::from_str(value).unwrap(),
-        )]));
+        let id = |value: &str| {
+            request_id(&HeaderMap::from_iter([(
+                HeaderName::from_static(REQUEST_ID_HEADER),
+                HeaderValue::from_str(value).unwrap(),
+            )]))
+        };
         assert_eq!(id("job-7").unwrap(), "job-7");
         assert_eq!(id("").unwrap().len(), 32);
         assert_eq!(id(&"x".repeat(REQUEST_ID_BYTES_MAX)).unwrap().len(), REQUEST_ID_BYTES_MAX);

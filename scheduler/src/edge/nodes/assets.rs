@@ -1,5 +1,6 @@
 //! Uploads of tokenizers and chat templates: put together in order, verified by digest, then made usable.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use domain::{AssetsDigest, NodeId};
@@ -17,10 +18,14 @@ pub struct RefusedUpload {
     pub digest: Option<AssetsDigest>,
 }
 
-/// One upload at a time per stream.
+/// Uploads under way on one stream.
+const UPLOADS_MAX: usize = 8;
+
+/// Puts the uploads of one stream together; their chunks may be mixed.
 #[derive(Default)]
 pub struct Assembly {
-    current: Option<(AssetsDigest, u64, Vec<u8>)>,
+    /// Total size and what came so far.
+    parts: HashMap<AssetsDigest, (u64, Vec<u8>)>,
 }
 
 impl Assembly {
@@ -39,29 +44,29 @@ impl Assembly {
             return refused(format!("nobody asked this node for {digest}"), None);
         }
         if !error.is_empty() {
-            self.current = None;
+            self.parts.remove(&digest);
             let error: String = error.chars().take(512).collect();
             return refused(format!("the node cannot send {digest}: {error}"), Some(digest));
         }
         if total_bytes == 0 || total_bytes > ASSETS_BYTES_MAX {
-            self.current = None;
+            self.parts.remove(&digest);
             return refused(format!("{digest} has {total_bytes} bytes; at most {ASSETS_BYTES_MAX} are taken"), Some(digest));
         }
-        if offset == 0 {
-            self.current = Some((digest, total_bytes, Vec::new()));
+        if offset == 0 && (self.parts.len() < UPLOADS_MAX || self.parts.contains_key(&digest)) {
+            self.parts.insert(digest, (total_bytes, Vec::new()));
         }
-        let fits = |(of, total, bytes): &(AssetsDigest, u64, Vec<u8>)| {
-            *of == digest && *total == total_bytes && bytes.len() as u64 == offset && offset + data.len() as u64 <= *total
+        let fits = |(total, bytes): &(u64, Vec<u8>)| {
+            *total == total_bytes && bytes.len() as u64 == offset && offset + data.len() as u64 <= *total
         };
-        let Some((of, total, mut bytes)) = self.current.take().filter(fits) else {
+        let Some((total, mut bytes)) = self.parts.remove(&digest).filter(fits) else {
             return refused(format!("a chunk of {digest} at byte {offset} does not follow the one before"), Some(digest));
         };
         bytes.extend_from_slice(&data);
-        if (bytes.len() as u64) < total {
-            self.current = Some((of, total, bytes));
-            return Ok(None);
+        if bytes.len() as u64 == total {
+            return Ok(Some((digest, bytes)));
         }
-        Ok(Some((of, bytes)))
+        self.parts.insert(digest, (total, bytes));
+        Ok(None)
     }
 }
 
@@ -89,7 +94,13 @@ mod tests {
     const DIGEST: [u8; 32] = [7; 32];
 
     fn chunk(total: u64, offset: u64, data: &'static [u8]) -> v1::AssetsChunk {
-        v1::AssetsChunk { digest: DIGEST.to_vec(), total_bytes: total, offset, data: Bytes::from_static(data), error: String::new() }
+        v1::AssetsChunk {
+            digest: DIGEST.to_vec(),
+            total_bytes: total,
+            offset,
+            data: Bytes::from_static(data),
+            error: String::new(),
+        }
     }
 
     /// What the last of the chunks gives.
@@ -106,6 +117,17 @@ mod tests {
         assert_eq!(last(vec![chunk(5, 0, b"abc"), chunk(5, 3, b"de")]), Ok(Some(b"abcde".to_vec())));
         assert_eq!(last(vec![chunk(5, 0, b"abc")]), Ok(None));
         assert_eq!(last(vec![chunk(5, 0, b"xxx"), chunk(5, 0, b"abcde")]), Ok(Some(b"abcde".to_vec())), "begun again");
+    }
+
+    #[test]
+    fn uploads_may_be_mixed() {
+        let other = |offset, data| v1::AssetsChunk { digest: vec![8; 32], ..chunk(4, offset, data) };
+        let mut assembly = Assembly::default();
+        let mut add = |chunk| assembly.add(chunk, |_| true).expect("a part").map(|(digest, bytes)| (digest.0[0], bytes));
+        assert_eq!(add(chunk(5, 0, b"abc")), None);
+        assert_eq!(add(other(0, b"wx")), None);
+        assert_eq!(add(chunk(5, 3, b"de")), Some((7, b"abcde".to_vec())));
+        assert_eq!(add(other(2, b"yz")), Some((8, b"wxyz".to_vec())));
     }
 
     #[test]

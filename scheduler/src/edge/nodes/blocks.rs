@@ -76,7 +76,8 @@ struct Reader {
 
 impl Reader {
     async fn new(nodes: &Arc<Nodes>, stream: u64, first: &v1::BlocksUpdate) -> Result<Self, Status> {
-        let hello = first.hello.clone().ok_or_else(|| Status::invalid_argument("the first message of a block stream has a hello"))?;
+        let hello =
+            first.hello.clone().ok_or_else(|| Status::invalid_argument("the first message of a block stream has a hello"))?;
         let identity = NodeIdentity::try_from(hello).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
         let node = identity.node;
         let began = Instant::now();
@@ -118,7 +119,7 @@ impl Reader {
         }
         if end {
             self.snapshots.remove(&name);
-            self.nodes.tell_when_learned();
+            self.nodes.notice_learned();
         }
         if is_snapshot {
             send(commands, blocks_command::Kind::CreditBytes(bytes)).await;
@@ -135,17 +136,8 @@ impl Reader {
 
 /// A wire message in the scheduler's own terms.
 fn read(stream: u64, update: v1::BlocksUpdate) -> Result<Update, String> {
-    let v1::BlocksUpdate {
-        hello: _,
-        engine,
-        incarnation,
-        sequence,
-        model,
-        block_tokens,
-        snapshot_begin,
-        snapshot_end,
-        events,
-    } = update;
+    let v1::BlocksUpdate { hello: _, engine, incarnation, sequence, model, block_tokens, snapshot_begin, snapshot_end, events } =
+        update;
     for (what, text) in [("engine", &engine), ("model", &model)] {
         if text.is_empty() || text.len() > NAME_BYTES_MAX {
             return Err(format!("{what}: a name has 1 to {NAME_BYTES_MAX} bytes, this one {}", text.len()));
@@ -156,7 +148,8 @@ fn read(stream: u64, update: v1::BlocksUpdate) -> Result<Update, String> {
         return Err(format!("block_tokens: a block has 1 to {BLOCK_TOKENS_MAX} tokens, this one {block_tokens}"));
     }
     let mut keys_left = KEYS_PER_MESSAGE_MAX;
-    let events: Result<Vec<Event>, String> = events.into_iter().filter_map(|event| event.kind).map(|kind| read_event(kind, &mut keys_left)).collect();
+    let events: Result<Vec<Event>, String> =
+        events.into_iter().filter_map(|event| event.kind).map(|kind| read_event(kind, &mut keys_left)).collect();
     Ok(Update {
         stream,
         sequence,
@@ -176,7 +169,9 @@ fn read_event(kind: block_event::Kind, keys_left: &mut usize) -> Result<Event, S
         Ok::<_, String>(keys.into_iter().map(BlockKey).collect())
     };
     Ok(match kind {
-        block_event::Kind::Stored(v1::Stored { keys: stored, tier }) => Event::Stored { keys: keys(stored)?, tier: Tier::named(&tier) },
+        block_event::Kind::Stored(v1::Stored { keys: stored, tier }) => {
+            Event::Stored { keys: keys(stored)?, tier: Tier::named(&tier) }
+        }
         block_event::Kind::Removed(v1::Removed { keys: removed, tier }) => {
             Event::Removed { keys: keys(removed)?, tier: Tier::named(&tier) }
         }

@@ -146,7 +146,7 @@ impl StateStream {
                 }
             }
             self.ask_for_assets();
-            self.nodes.tell_when_learned();
+            self.nodes.notice_learned();
         }
     }
 
