@@ -10,6 +10,6 @@ pub mod state;
 
 /// Generated from `trackside/v1/node.proto`.
 pub mod v1 {
-    #![expect(clippy::all, reason = "generated code")]
+    #![expect(clippy::allow_attributes_without_reason, reason = "generated code")]
     tonic::include_proto!("trackside.v1");
 }

@@ -40,6 +40,10 @@ const CONNECTIONS_MAX: usize = 32_768;
 /// Idle connections kept to one engine.
 const IDLE_PER_ENGINE_MAX: usize = 512;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A silent connection to an engine is asked after this, and given up after so many unanswered questions.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
 /// A client that takes longer to send its headers, or its body, is not served.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -72,6 +76,10 @@ impl Gateway {
     pub fn new(chooser: Arc<Chooser>, metrics: Arc<Metrics>, settings: Settings, started_unix_s: u64) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        // A host that is gone without a word resets nothing: the kernel has to ask.
+        connector.set_keepalive(Some(KEEPALIVE_AFTER));
+        connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+        connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
         connector.set_connect_timeout(Some(settings.connect_timeout));
         let engines = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -171,7 +179,7 @@ impl Gateway {
 
     /// Healthy means that somebody would take a request now.
     fn health(&self) -> Result<Response<AnswerBody>, Problem> {
-        if self.chooser.fleet.roster().engines().iter().any(|engine| takes_work(engine)) {
+        if self.chooser.fleet.roster().engines().iter().any(takes_work) {
             return Ok(Response::new(AnswerBody::whole(Bytes::new())));
         }
         Err(Problem::unavailable("No engine takes work.", 1))

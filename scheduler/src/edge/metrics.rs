@@ -187,7 +187,7 @@ impl Collector for FleetCollector {
         index_blocks.reset();
         picks.reset();
         let now = Instant::now();
-        fleet.with_nodes(&mut |all: &mut dyn Iterator<Item = &crate::fleet::table::Node>| {
+        fleet.with_nodes(|all: &mut dyn Iterator<Item = &crate::fleet::table::Node>| {
             for node in all {
                 let evidence = match (&node.session, node.learned(now)) {
                     (None, _) => "unknown",

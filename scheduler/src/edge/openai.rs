@@ -48,7 +48,6 @@ struct Body {
     max_completion_tokens: Option<i64>,
     cache_salt: Option<String>,
     tools: Option<Vec<Value>>,
-    tool_choice: Option<Value>,
     documents: Option<Vec<Value>>,
     chat_template: Option<String>,
     chat_template_kwargs: Option<Map<String, Value>>,
@@ -94,18 +93,19 @@ pub fn question_of_any(body: &[u8]) -> Result<Question, Problem> {
     question(if kind.messages.is_some() { Route::Chat } else { Route::Completions }, body)
 }
 
+/// As the engine reads it (`engine-serve`'s `prompt`): the same tokens, or the cache is not found.
 fn chat(body: Body) -> Prompt {
     let Some(messages) = body.messages else { return Prompt::Unknown };
-    // With `tool_choice: "none"` vLLM leaves the tools out of the prompt.
-    let tools_off = body.tool_choice.as_ref().and_then(Value::as_str) == Some("none");
+    let continues = body.continue_final_message.unwrap_or(false);
     Prompt::Chat(Box::new(Chat {
         messages,
-        tools: body.tools.filter(|tools| !tools.is_empty() && !tools_off),
+        tools: body.tools,
         documents: body.documents,
         template: body.chat_template,
         variables: body.chat_template_kwargs.unwrap_or_default(),
-        add_generation_prompt: body.add_generation_prompt.unwrap_or(true),
-        continue_final_message: body.continue_final_message.unwrap_or(false),
+        // Whoever continues a message does not begin a new one.
+        add_generation_prompt: body.add_generation_prompt.unwrap_or(!continues),
+        continue_final_message: continues,
         add_special_tokens: body.add_special_tokens.unwrap_or(false),
     }))
 }

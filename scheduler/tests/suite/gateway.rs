@@ -188,7 +188,8 @@ async fn what_is_wrong_with_a_request_is_said_in_the_clients_language() {
     let big = format!("{{\"model\":\"m\",\"prompt\":\"{}\"}}", "x".repeat(5000));
     let long = format!("{{\"model\":\"m\",\"prompt\":[{}1]}}", "1,".repeat(1100));
     let post = Method::POST;
-    let cases: Vec<(Method, &str, &[(&str, &str)], &str, u16, &str)> = vec![
+    type Case<'c> = (Method, &'c str, &'c [(&'c str, &'c str)], &'c str, u16, &'c str);
+    let cases: Vec<Case<'_>> = vec![
         (
             post.clone(),
             chat,
@@ -272,4 +273,25 @@ async fn models_of_all_engines_are_listed_once_and_requests_go_to_their_own() {
         assert_eq!(scheduler.post(path, body).await.status, 200, "{path}");
     }
     assert_eq!((m.requests().len(), z.requests().len()), (0, 4));
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_open_streams_end() {
+    let mut scheduler = Scheduler::start().await;
+    let gate = Arc::new(Notify::new());
+    let events = vec!["data: 1\n\n", "data: [DONE]\n\n"];
+    let engine = Engine::start(Script::Stream { events, gate: Some(gate.clone()), proper_end: true }).await;
+    let _node = Node::with(&scheduler, "n", vec![report("e", engine.address)]).await;
+    let uri = format!("http://{}/v1/chat/completions", scheduler.bound.gateway);
+    let request = Request::post(uri).body(Full::from(chat_body("hi", true))).unwrap();
+    gate.notify_one();
+    let mut response = scheduler.send(request).await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    let gateway = scheduler.bound.gateway;
+    let stopped = scheduler.stop();
+    let closed = || async { tokio::net::TcpStream::connect(gateway).await.is_err().then_some(()) };
+    eventually("no new connection is taken", closed).await;
+    gate.notify_one();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "data: [DONE]\n\n");
+    stopped.await;
 }

@@ -69,8 +69,8 @@ impl Answer {
 pub struct Scheduler {
     pub bound: Bound,
     client: Client<HttpConnector, Full<Bytes>>,
-    _running: Running,
-    _stop: DropGuard,
+    running: Option<Running>,
+    stop: Option<DropGuard>,
 }
 
 impl Scheduler {
@@ -84,7 +84,14 @@ impl Scheduler {
         let stop = CancellationToken::new();
         let running = scheduler::run(config, stop.clone()).await.unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { bound: running.bound, client, _running: running, _stop: stop.drop_guard() }
+        Self { bound: running.bound, client, running: Some(running), stop: Some(stop.drop_guard()) }
+    }
+
+    /// Asks it to stop; the future waits until it has.
+    pub fn stop(&mut self) -> impl Future<Output = ()> + use<> {
+        drop(self.stop.take());
+        let running = self.running.take().unwrap();
+        async { tokio::time::timeout(DEADLINE, running.stopped()).await.expect("an end in time") }
     }
 
     pub async fn send(&self, request: Request<Full<Bytes>>) -> http::Response<Incoming> {

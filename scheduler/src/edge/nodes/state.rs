@@ -118,6 +118,7 @@ impl StateStream {
                 Ok(None) => return End::Closed,
                 Err(status) => return End::Lost(status),
             };
+            let complete = matches!(&kind, Some(state_update::Kind::Changed(changed)) if changed.complete);
             let taken = match kind {
                 Some(state_update::Kind::Changed(changed)) => {
                     let changes = self.changes(changed);
@@ -146,7 +147,9 @@ impl StateStream {
                 }
             }
             self.ask_for_assets();
-            self.nodes.notice_learned();
+            if complete {
+                self.nodes.notice_learned();
+            }
         }
     }
 
