@@ -35,8 +35,9 @@ pub struct Running {
     pub bound: Bound,
     /// For those who run the agent in their own process (`trackside up`): what it knows.
     pub node: Arc<Node>,
-    /// For the same: the way to its engines.
+    /// For the same: the way to its engines, and what their caches hold.
     pub orders: Orders,
+    pub blocks: Blocks,
     engines: JoinSet<()>,
     streams: JoinSet<()>,
     rest: JoinSet<()>,
@@ -106,13 +107,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
         let supervisor = Supervisor::new(shared.clone(), slot, receiver, log.clone());
         engines.spawn(supervisor.run(shutdown.clone()));
     }
-    let control = control::Control { node: node.clone(), blocks, orders: orders.clone(), assets };
+    let control = control::Control { node: node.clone(), blocks: blocks.clone(), orders: orders.clone(), assets };
     let streams = control::start(&control, &config.schedulers, &ending);
     let mut rest = JoinSet::new();
     rest.spawn(collect::run(node.clone(), Host::new(config.host_root), ending.clone()));
     rest.spawn(drain_probe(shared, ending.clone()));
     let bound = Bound { node: config.node, admin: address };
-    Ok(Running { bound, node, orders, engines, streams, rest, admin, ending, shutdown })
+    Ok(Running { bound, node, orders, blocks, engines, streams, rest, admin, ending, shutdown })
 }
 
 /// Empties the probe's ring now and then; whoever waits for an end empties it at once.

@@ -93,8 +93,10 @@ impl Follower {
     async fn run(&mut self) -> String {
         let mut subscriber = SubSocket::new();
         // The subscription comes before the baseline: a batch in between is seen twice, and never missed.
-        if let Err(error) = subscriber.connect(&self.source.endpoint).await {
-            return format!("cannot reach {}: {error}", self.source.endpoint);
+        match timeout(REPLAY_SILENCE, subscriber.connect(&self.source.endpoint)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return format!("cannot reach {}: {error}", self.source.endpoint),
+            Err(_elapsed) => return format!("cannot reach {} within {} s", self.source.endpoint, REPLAY_SILENCE.as_secs()),
         }
         if let Err(error) = subscriber.subscribe("").await {
             return format!("cannot subscribe: {error}");

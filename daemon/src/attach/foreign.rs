@@ -35,7 +35,8 @@ pub async fn watch(
     let mut retry = Retry::new();
     loop {
         let Some(models) = ready(client, foreign, seen, &mut retry).await else { return };
-        if client.is_native().await {
+        let asks = matches!(foreign.health, Health::Path(_));
+        if asks && client.is_native().await {
             return native::watch(client, node, blocks, seen).await;
         }
         let assets = digest(model_files).await;
@@ -97,7 +98,7 @@ async fn observe(
     seen: &mpsc::Sender<Seen>,
 ) -> Option<String> {
     let mut has_metrics = matches!(foreign.health, Health::Path(_));
-    let mut ticks = interval(METRICS_EVERY);
+    let mut ticks = interval(if has_metrics { METRICS_EVERY } else { HEALTH_EVERY });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut quiet = 0;
     loop {

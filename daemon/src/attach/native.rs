@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::EngineState;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -48,9 +49,12 @@ pub async fn watch(client: &EngineClient, node: &Arc<Node>, blocks: &Arc<BlockLo
     }
 }
 
-/// Where this life's blocks are to be followed; `None` before it says so.
+/// Where this life's blocks are to be followed; `None` while it has none: an engine that still loads lists nothing.
 fn source(state: &NativeState, client: &EngineClient) -> Option<Follow> {
     let observed = &state.observed;
+    if matches!(observed.state, EngineState::Absent | EngineState::Starting | EngineState::Warming) {
+        return None;
+    }
     Some(Follow {
         endpoint: state.kv_events.clone()?,
         replay: state.kv_replay.clone(),

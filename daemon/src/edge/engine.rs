@@ -185,7 +185,8 @@ fn stored(block: state::Block, block_tokens: u32) -> Event {
         tokens,
         block_tokens: block_tokens as usize,
         adapter: adapter.map_or(Adapter::None, Adapter::Named),
-        extra: cache_salt.map(|salt| vec![vec![Extra::Text(salt)]]).unwrap_or_default(),
+        // The chain carries the salt on from its first block.
+        extra: cache_salt.filter(|_| parent.is_none()).map(|salt| vec![vec![Extra::Text(salt)]]).unwrap_or_default(),
         tier: Tier::Gpu,
         group: 0,
         full_attention: true,

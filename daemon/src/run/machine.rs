@@ -245,7 +245,8 @@ impl Machine {
         match self.phase {
             Phase::Absent | Phase::Stopped | Phase::Quarantined | Phase::Lost | Phase::Clearing { .. } => None,
             Phase::Starting { .. } | Phase::Warming { .. } | Phase::Serving { .. } => Some(now + TICK),
-            Phase::Leaving { from } => Some((from + NOTICE).max(now + Duration::from_millis(20)).min(now + TICK)),
+            Phase::Leaving { from } if now < from + NOTICE => Some(from + NOTICE),
+            Phase::Leaving { .. } => Some(now + TICK),
             Phase::Terminating { until } | Phase::Backoff { until } => Some(until),
         }
     }

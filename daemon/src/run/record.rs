@@ -3,9 +3,10 @@
 //! A record is written before the process starts (without a pid) and again when its pid is known. Whichever moment the agent dies
 //! in, the next one finds the process by pid or by the mark in its environment, and never starts a second one beside it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use domain::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
@@ -34,21 +35,35 @@ pub struct Record {
     pub address: Option<std::net::SocketAddr>,
 }
 
-/// The folder of records.
+/// The folder of records. One agent holds it; its clones share the hold.
 #[derive(Clone, Debug)]
 pub struct Records {
     folder: PathBuf,
+    _held: Arc<File>,
 }
 
 impl Records {
-    /// Makes the folder.
+    /// Makes the folder and holds it: a second agent over the same engines would double them.
     pub fn open(state_dir: &Path) -> Result<Self, Fault> {
         let folder = state_dir.join("engines");
         fs::create_dir_all(&folder).map_err(|error| {
             let what = format!("cannot make the state folder {}", folder.display());
             Fault::new(FaultKind::Storage, what, "give a writable folder with --state-dir").because(error)
         })?;
-        Ok(Self { folder })
+        let lock = state_dir.join("agent.lock");
+        let cannot_lock = |error: io::Error| {
+            let what = format!("cannot lock {}", lock.display());
+            Fault::new(FaultKind::Storage, what, "give a folder on a file system with locks").because(error)
+        };
+        let held = File::create(&lock).map_err(cannot_lock)?;
+        match held.try_lock() {
+            Ok(()) => Ok(Self { folder, _held: Arc::new(held) }),
+            Err(TryLockError::WouldBlock) => {
+                let what = format!("another node agent uses the state folder {}", state_dir.display());
+                Err(Fault::new(FaultKind::Storage, what, "end it, or give this one a --state-dir of its own"))
+            }
+            Err(TryLockError::Error(error)) => Err(cannot_lock(error)),
+        }
     }
 
     fn path(&self, engine: &str) -> PathBuf {

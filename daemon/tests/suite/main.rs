@@ -6,5 +6,7 @@ mod configuration;
 mod engine;
 mod kv_events;
 mod life;
+mod log;
+mod native;
 mod report;
 mod supervision;

@@ -88,10 +88,46 @@ async fn an_agent_that_comes_after_the_end_of_its_engine_starts_a_new_one() {
     second.stop().await;
 }
 
+#[tokio::test]
+async fn a_second_agent_over_the_same_engines_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Agent::start(config(dir.path())).await;
+    let refused = daemon::run(config(dir.path()), Default::default()).await.err().expect("refused").to_string();
+    assert!(refused.starts_with("another node agent uses the state folder"), "{refused}");
+    first.stop().await;
+    Agent::start(config(dir.path())).await.stop().await;
+}
+
+/// How an adopted engine ended, that is another process's child, only the kernel's probe can tell.
+#[tokio::test]
+async fn an_adopted_engine_s_end_is_told_by_the_probe_or_said_to_be_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    // The shell ends at once, and its child becomes an orphan.
+    let starter = std::process::Command::new("sh").args(["-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]).output().unwrap();
+    let pid: u32 = String::from_utf8(starter.stdout).unwrap().trim().parse().unwrap();
+    let stat = daemon::run::process::stat("/proc".as_ref(), pid).unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let record = serde_json::json!({ "life": "feed", "boot_id": boot_id.trim(), "pid": pid, "start_ticks": stat.start_ticks, "cgroup": null });
+    fs::create_dir_all(dir.path().join("engines")).unwrap();
+    fs::write(dir.path().join("engines/e.json"), record.to_string()).unwrap();
+    let mut config = drained(config(dir.path()));
+    config.slots = vec![shell("e", "exec sleep 1000")];
+    let agent = Agent::start(config).await;
+    let adopted = agent.until_state("e", EngineState::Ready).await;
+    assert_eq!(adopted.pid, pid);
+    kill(pid);
+    let after = agent.until("e", |e| e.state == EngineState::Ready && e.pid != pid).await;
+    let probe = agent.running.node.snapshot().probes.remove(0);
+    let cause = if probe.absent.is_none() { "signal" } else { "unknown" };
+    let causes: Vec<&str> = after.exits.keys().map(|class| class.as_str()).collect();
+    assert_eq!(causes, [cause], "probe: {probe:?}");
+    agent.stop().await;
+}
+
 /// The engine of case E2: it takes a lock, leaves a child with the lock in a session of its own, and waits. A second one beside an
 /// old child would not get the lock and says so.
 fn locker(dir: &Path) -> String {
-    let (lock, doubled, child) = (dir.join("lock"), dir.join("doubled"), dir.join("child"));
+    let (lock, doubled, child) = (dir.join("gpu"), dir.join("doubled"), dir.join("child"));
     format!(
         "exec 9>{lock}; flock -n 9 || {{ echo doubled > {doubled}; exit 1; }}; \
          setsid sh -c 'echo $$ > {child}.new; mv {child}.new {child}; exec sleep 1000' & exec sleep 1000",
