@@ -41,7 +41,7 @@ pub struct Follow {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Baseline {
     /// The engine lists them.
-    List(EngineClient),
+    List(Box<EngineClient>),
     /// Only what its publisher still replays.
     Replay,
 }

@@ -62,6 +62,6 @@ fn source(state: &NativeState, client: &EngineClient) -> Option<Follow> {
         incarnation: observed.incarnation?,
         block_tokens: Some(observed.load.kv.block_tokens).filter(|tokens| *tokens > 0),
         adapters_loaded: !observed.adapters.is_empty(),
-        baseline: Baseline::List(client.clone()),
+        baseline: Baseline::List(Box::new(client.clone())),
     })
 }

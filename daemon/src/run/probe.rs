@@ -65,9 +65,9 @@ impl ExitProbe {
     pub fn exit_of(&self, pid: u32) -> Option<Exit> {
         let mut inner = self.inner()?;
         inner.drain();
-        inner.exits.remove(&pid).and_then(|exit| match exit.status {
-            ExitStatus::Code(code) => Some(Exit::Code(code)),
-            ExitStatus::Signal { number, core_dumped } => Some(Exit::Signal { signal: number, core: core_dumped }),
+        inner.exits.remove(&pid).map(|exit| match exit.status {
+            ExitStatus::Code(code) => Exit::Code(code),
+            ExitStatus::Signal { number, core_dumped } => Exit::Signal { signal: number, core: core_dumped },
         })
     }
 

@@ -1,4 +1,5 @@
 //! The agent through its public doors: real processes, a real gRPC server, fixture trees of /proc.
+#![expect(clippy::unwrap_used, reason = "tests and their helpers: a panic is how they fail")]
 
 mod agent;
 mod collectors;

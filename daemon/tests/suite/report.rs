@@ -183,6 +183,38 @@ async fn a_lost_stream_comes_back_with_everything() {
     agent.stop().await;
 }
 
+#[tokio::test]
+async fn a_tokenizer_is_uploaded_whole_to_who_asks_for_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/gguf-bf16/model.gguf");
+    let assets = engine_assets::open(&model).expect("a model").text;
+    let mut scheduler = Scheduler::start().await;
+    let engine = Engine::start().await;
+    let mut config = config(dir.path());
+    config.schedulers = vec![scheduler.address.to_string()];
+    config.slots = vec![attach("e", &engine)];
+    config.slots[0].model_files = Some(model);
+    let agent = Agent::start(config).await;
+    // A foreign engine cannot say its digest; the files on the node do.
+    let status = agent.until("e", |e| e.assets.is_some()).await;
+    assert_eq!(status.assets.map(|digest| digest.0), Some(assets.digest().0));
+    let mut state = scheduler.state().await;
+    let wanted = v1::WantAssets { digest: assets.digest().0.to_vec() };
+    state.command(state_command::Kind::WantAssets(wanted)).await;
+    let mut bytes = Vec::new();
+    loop {
+        let state_update::Kind::Assets(chunk) = state.next().await else { continue };
+        assert_eq!((chunk.error.as_str(), chunk.offset), ("", bytes.len() as u64));
+        assert!(chunk.data.len() <= proto::limit::ASSETS_CHUNK_BYTES);
+        bytes.extend_from_slice(&chunk.data);
+        if bytes.len() as u64 == chunk.total_bytes {
+            break;
+        }
+    }
+    assert_eq!(bytes, assets.to_bytes());
+    agent.stop().await;
+}
+
 /// Keys of a message, all events taken as stored.
 fn stored(update: &BlocksUpdate) -> Vec<u64> {
     let keys = update.events.iter().flat_map(|event| match &event.kind {
