@@ -156,8 +156,7 @@ impl Engine {
         if launched {
             let ticket = self.backend.launch(&self.batch)?;
             self.schedule.launches += 1;
-            let mut rows = self.spare_rows.pop().unwrap_or_default();
-            rows.clone_from(&self.plan.rows);
+            let rows = std::mem::replace(&mut self.plan.rows, self.spare_rows.pop().unwrap_or_default());
             self.in_flight.push_back(Launch { ticket, rows, began });
         }
         self.greet(began);

@@ -1,0 +1,60 @@
+//! What can be said of a request without asking the engine.
+
+use crate::backend::Capacity;
+use crate::config::Config;
+use crate::kv::hash::BlockHasher;
+use crate::request::{NewRequest, Rejected};
+
+/// What the door knows without asking the engine; fixed for life.
+#[derive(Debug)]
+pub struct Limits {
+    pub capacity: Capacity,
+    pub config: Config,
+    /// Longest sequence, prompt and output: [`Config::length_max`].
+    pub length_max: usize,
+    pub(super) hasher: BlockHasher,
+}
+
+impl Limits {
+    pub(crate) fn new(capacity: Capacity, config: Config) -> Self {
+        let length_max = config.length_max(&capacity);
+        let hasher = BlockHasher::new(&config.hash_seed, capacity.block_tokens);
+        Self { capacity, config, length_max, hasher }
+    }
+
+    pub(crate) fn hasher(&self) -> BlockHasher {
+        self.hasher.clone()
+    }
+
+    /// Whether `request` could be served at all.
+    pub(super) fn admits(&self, request: &NewRequest) -> Result<(), Rejected> {
+        let tokens = request.prompt.len();
+        if tokens == 0 {
+            return Err(Rejected::EmptyPrompt);
+        }
+        if tokens >= self.config.max_model_len {
+            return Err(Rejected::PromptTooLong { tokens, context_length: self.config.max_model_len });
+        }
+        if tokens >= self.length_max {
+            let block_tokens = self.capacity.block_tokens;
+            return Err(Rejected::NeverFits {
+                blocks: (tokens + 1).div_ceil(block_tokens),
+                pool_blocks: self.length_max / block_tokens,
+            });
+        }
+        let (stop, vocabulary) = (&request.finish.stop, self.capacity.vocabulary);
+        if stop.len() > self.config.stop_ids_max {
+            return Err(Rejected::TooManyStopIds { ids: stop.len(), ids_max: self.config.stop_ids_max });
+        }
+        match request.prompt.iter().chain(stop).find(|&&token| token as usize >= vocabulary) {
+            Some(&token) => Err(Rejected::TokenOutsideVocabulary { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// A client aborts a request once, perhaps as it ends by itself: twice the requests that can be open is never reached by
+    /// callers that keep to that.
+    pub(super) fn aborts_max(&self) -> usize {
+        2 * (self.config.waiting_max + self.config.max_num_seqs)
+    }
+}
