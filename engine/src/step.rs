@@ -256,6 +256,8 @@ impl Engine {
                 let alone = kv.pool().holders(block) == 1 && !kv.prefix().is_known(block);
                 assert!(alone, "request {} may write to {block:?}, which others see", sequence.id);
             }
+            let progress = sequence.progress;
+            assert!(progress.settled <= progress.computed && progress.computed <= progress.total(), "{progress:?}");
             assert_eq!(
                 sequence.slot.is_some(),
                 sequence.state == State::Running,
