@@ -1,5 +1,6 @@
 //! Chats to prompts: the model's Jinja template, rendered as transformers 5 renders it.
 
+mod deep;
 mod messages;
 mod template;
 mod values;

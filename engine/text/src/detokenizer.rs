@@ -98,7 +98,7 @@ fn settle(text: &Text, skip_special: bool, ids: &mut VecDeque<u32>, given: &mut 
     let decode = |ids: &[u32]| text.decode(ids, skip_special).unwrap_or_default();
     let (before, now) = (decode(&tail[..*given]), decode(tail));
     let waits = now.ends_with(char::REPLACEMENT_CHARACTER) && tail.len() - *given < MAX_HELD_TOKENS;
-    if now.len() <= before.len() && !finish || waits && !finish {
+    if !finish && (waits || now.len() <= before.len()) {
         return;
     }
     // A run of bytes that turned out to be no text reads differently as a whole; what was given stays, the rest follows it.

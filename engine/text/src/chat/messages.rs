@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::error::TextError;
 
 /// Most messages of one chat.
-const MAX_MESSAGES: usize = 16_384;
+const MAX_MESSAGES: usize = 8_192;
 
 /// Checks messages and puts them into order: `content` a string (or, for templates that go through parts, a list of text parts),
 /// `null` an empty string, a tool call's `arguments` an object, an empty `tool_calls` absent.

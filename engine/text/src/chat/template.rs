@@ -5,20 +5,16 @@ use std::time::SystemTime;
 
 use engine_assets::{SpecialToken, TextAssets};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, Output, State};
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Template};
 
 use super::ChatRequest;
+use super::deep::{FUEL, MAX_TEMPLATE_BYTES, SHALLOW_FUEL, on_deep_stack};
 use crate::error::TextError;
 use crate::python::{self, JsonStyle};
 
-/// What one rendering may spend: one per instruction, and one per 64 bytes made (so at most 640 MB, of which long before the end
-/// the prompt's own limit is passed). A chat of 16,384 messages needs less than a tenth.
-const FUEL: u64 = 10_000_000;
 /// The largest prompt; a million tokens are about 4 MB.
 const MAX_PROMPT_BYTES: usize = 32 << 20;
-/// The largest template that a client may send.
-const MAX_CLIENT_TEMPLATE_BYTES: usize = 256 << 10;
 /// How deep includes, macros and calls may nest.
 const MAX_RECURSION: usize = 64;
 
@@ -27,7 +23,10 @@ const TOOLS: &str = "chat_template.tool_use";
 
 /// The compiled templates of a model.
 pub(crate) struct Templates {
-    environment: Environment<'static>,
+    /// With little fuel, for the thread of the caller.
+    shallow: Environment<'static>,
+    /// With all the fuel, for a thread with a deep stack.
+    deep: Environment<'static>,
     default: Option<Compiled>,
     tools: Option<Compiled>,
     special_tokens: Vec<(&'static str, String)>,
@@ -36,18 +35,22 @@ pub(crate) struct Templates {
 /// A template that was compiled, or why it could not be.
 struct Compiled {
     name: &'static str,
-    result: Result<(), String>,
+    result: Result<(), TextError>,
     goes_through_parts: bool,
 }
 
 impl Templates {
     pub fn new(assets: &TextAssets) -> Self {
-        let mut environment = environment();
+        let mut deep = environment();
         let mut compile = |name, source: &Option<String>| {
             source.as_ref().map(|source| Compiled {
                 name,
                 goes_through_parts: goes_through_parts(source),
-                result: environment.add_template_owned(name, without_generation_tags(source)).map_err(|error| message(&error)),
+                result: on_deep_stack(|| {
+                    check_size(source)?;
+                    deep.add_template_owned(name, without_generation_tags(source)).map_err(|error| failed(&error))
+                })
+                .flatten(),
             })
         };
         let (default, tools) = (compile(DEFAULT, &assets.chat_template), compile(TOOLS, &assets.tool_template));
@@ -55,7 +58,9 @@ impl Templates {
             [("bos_token", &assets.bos), ("eos_token", &assets.eos), ("pad_token", &assets.pad), ("unk_token", &assets.unk)];
         let special_tokens =
             tokens.into_iter().filter_map(|(name, token)| token.as_ref().map(|token| (name, token.text.clone()))).collect();
-        Self { environment, default, tools, special_tokens }
+        let mut shallow = deep.clone();
+        shallow.set_fuel(Some(SHALLOW_FUEL));
+        Self { shallow, deep, default, tools, special_tokens }
     }
 
     pub fn has_default(&self) -> bool {
@@ -81,30 +86,40 @@ impl Templates {
     }
 
     pub fn render(&self, request: &ChatRequest<'_>, variables: Value) -> Result<String, TextError> {
-        let failed = |error: Error| TextError::Template(message(&error));
-        let mut prompt = Prompt(Vec::new());
-        let outcome = match request.template {
-            Some(source) if source.len() > MAX_CLIENT_TEMPLATE_BYTES => {
-                return Err(TextError::request(
-                    "chat_template",
-                    format!("is {} bytes; at most {MAX_CLIENT_TEMPLATE_BYTES} are allowed", source.len()),
-                ));
-            }
-            Some(source) => {
-                let source = without_generation_tags(source);
-                let template = self.environment.template_from_named_str(DEFAULT, &source).map_err(failed)?;
-                template.render_captured_to(variables, &mut prompt).map(drop)
-            }
-            None => {
-                let own = self.own(request).ok_or(TextError::NoChatTemplate)?;
-                own.result.clone().map_err(TextError::Template)?;
-                let template = self.environment.get_template(own.name).map_err(failed)?;
-                template.render_captured_to(variables, &mut prompt).map(drop)
-            }
-        };
-        outcome.map_err(failed)?;
-        String::from_utf8(prompt.0).map_err(|_| TextError::Template("the prompt is not UTF-8".to_owned()))
+        if let Some(source) = request.template {
+            check_size(source).map_err(|error| TextError::request("chat_template", error.to_string()))?;
+            let source = without_generation_tags(source);
+            return on_deep_stack(move || {
+                let template = self.deep.template_from_named_str(DEFAULT, &source).map_err(|error| failed(&error))?;
+                render(&template, variables).map_err(|error| failed(&error))
+            })
+            .flatten();
+        }
+        let own = self.own(request).ok_or(TextError::NoChatTemplate)?;
+        own.result.clone()?;
+        let template = self.shallow.get_template(own.name).map_err(|error| failed(&error))?;
+        match render(&template, variables.clone()) {
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => on_deep_stack(move || {
+                let template = self.deep.get_template(own.name).map_err(|error| failed(&error))?;
+                render(&template, variables).map_err(|error| failed(&error))
+            })
+            .flatten(),
+            rendered => rendered.map_err(|error| failed(&error)),
+        }
     }
+}
+
+fn check_size(source: &str) -> Result<(), TextError> {
+    if source.len() > MAX_TEMPLATE_BYTES {
+        return Err(TextError::Template(format!("it is {} bytes; at most {MAX_TEMPLATE_BYTES} are allowed", source.len())));
+    }
+    Ok(())
+}
+
+fn render(template: &Template<'_, '_>, variables: Value) -> Result<String, Error> {
+    let mut prompt = Prompt(Vec::new());
+    template.render_captured_to(variables, &mut prompt)?;
+    String::from_utf8(prompt.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "the prompt is not UTF-8"))
 }
 
 /// Where a prompt is written, up to its maximum.
@@ -131,8 +146,10 @@ fn environment() -> Environment<'static> {
     environment.set_syntax(syntax.build().expect("the default delimiters are valid"));
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_RECURSION);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python::method);
     environment.set_formatter(print);
+    // Whatever has a length and items is a sequence to Jinja in Python, so strings and mappings are.
+    environment.add_test("sequence", |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map));
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", raise_exception);
     environment
@@ -175,7 +192,7 @@ pub(super) fn strftime_now(now: SystemTime) -> Value {
 }
 
 /// One line: what went wrong, and at which line of the template.
-fn message(error: &Error) -> String {
+fn failed(error: &Error) -> TextError {
     let what = match (error.kind(), error.detail()) {
         // What raise_exception was given is the message.
         (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
@@ -184,7 +201,7 @@ fn message(error: &Error) -> String {
     };
     let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})")).unwrap_or_default();
     let line = error.line().map(|line| format!(" (template line {line})")).unwrap_or_default();
-    format!("{what}{cause}{line}").replace(['\n', '\r'], " ")
+    TextError::Template(format!("{what}{cause}{line}").replace(['\n', '\r'], " "))
 }
 
 /// transformers marks the assistant's text with `{% generation %}`, which changes nothing of what is rendered. The marks become a

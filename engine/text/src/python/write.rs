@@ -150,6 +150,11 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => number(out, value, ["nan", "inf", "-inf"]),
         ValueKind::String => repr_string(out, value.as_str().unwrap_or_default()),
+        ValueKind::Seq if value.is_tuple() => {
+            out.push('(');
+            list(out, &mut value.try_iter()?, false)?;
+            out.push_str(if value.len() == Some(1) { ",)" } else { ")" });
+        }
         ValueKind::Seq => {
             out.push('[');
             list(out, &mut value.try_iter()?, false)?;
@@ -175,11 +180,21 @@ fn repr_string(out: &mut String, text: &str) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if c < ' ' || c == '\u{7f}' => push(out, format_args!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
+            c if is_printable(c) => out.push(c),
+            c => match u32::from(c) {
+                code @ 0..=0xFF => push(out, format_args!("\\x{code:02x}")),
+                code @ 0x100..=0xFFFF => push(out, format_args!("\\u{code:04x}")),
+                code => push(out, format_args!("\\U{code:08x}")),
+            },
         }
     }
     out.push(quote);
+}
+
+/// `str.isprintable`, for the characters that occur: controls, spaces other than the one, and marks that show nothing are not.
+fn is_printable(c: char) -> bool {
+    let shows_nothing = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}');
+    !(c.is_control() || c.is_whitespace() && c != ' ' || shows_nothing)
 }
 
 fn number(out: &mut String, value: &Value, [nan, infinity, negative_infinity]: [&str; 3]) {

@@ -6,16 +6,16 @@ use std::time::SystemTime;
 use engine_text::{ChatRequest, Text};
 use serde_json::Value;
 
-fn model(name: &str) -> PathBuf {
+pub fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name)
 }
 
-fn text(path: &Path) -> Text {
+pub fn text(path: &Path) -> Text {
     let assets = engine_assets::open(path).unwrap_or_else(|error| panic!("{error}"));
     Text::new(&assets.text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn cases(path: &Path) -> Vec<Value> {
+pub fn cases(path: &Path) -> Vec<Value> {
     let content = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut golden: Value = serde_json::from_slice(&content).expect("goldens are JSON");
     let cases: Vec<Value> = serde_json::from_value(golden["cases"].take()).expect("goldens have cases");
@@ -30,12 +30,16 @@ fn ids(value: &Value) -> Vec<u32> {
 /// One golden of `tokenize.json`: both encodings, both decodings, and the same text streamed token by token.
 fn check_tokenize(text: &Text, case: &Value) {
     let input = case["text"].as_str().expect("a text");
-    assert_eq!(text.encode(input, false).unwrap(), ids(&case["ids"]), "ids of {input:?}");
-    assert_eq!(text.encode(input, true).unwrap(), ids(&case["ids_with_special"]), "ids with special tokens of {input:?}");
+    assert_eq!(text.encode(input, false).expect("as in the golden"), ids(&case["ids"]), "ids of {input:?}");
+    assert_eq!(
+        text.encode(input, true).expect("as in the golden"),
+        ids(&case["ids_with_special"]),
+        "ids with special tokens of {input:?}"
+    );
     for (key, skip) in [("decoded", false), ("decoded_skip_special", true)] {
         let decoded = case[key].as_str().expect("a text");
         let ids = ids(&case["ids"]);
-        assert_eq!(text.decode(&ids, skip).unwrap(), decoded, "{key} of {input:?}");
+        assert_eq!(text.decode(&ids, skip).expect("as in the golden"), decoded, "{key} of {input:?}");
         let mut detokenizer = text.detokenizer(&[], skip);
         let mut streamed: String = ids.iter().map(|id| detokenizer.push(*id).to_owned()).collect();
         streamed.push_str(detokenizer.finish());
@@ -45,12 +49,12 @@ fn check_tokenize(text: &Text, case: &Value) {
 
 /// One golden of `chat.json`: the prompt and its ids.
 fn check_chat(text: &Text, case: &Value) {
-    let messages: Vec<Value> = serde_json::from_value(case["messages"].clone()).unwrap();
-    let add_generation_prompt = case["add_generation_prompt"].as_bool().unwrap();
+    let messages: Vec<Value> = serde_json::from_value(case["messages"].clone()).expect("as in the golden");
+    let add_generation_prompt = case["add_generation_prompt"].as_bool().expect("as in the golden");
     let request = ChatRequest { add_generation_prompt, ..ChatRequest::new(&messages, SystemTime::UNIX_EPOCH) };
-    let rendered = text.render_chat(&request).unwrap();
-    assert_eq!(rendered, case["rendered"].as_str().unwrap());
-    assert_eq!(text.encode(&rendered, false).unwrap(), ids(&case["ids"]));
+    let rendered = text.render_chat(&request).expect("as in the golden");
+    assert_eq!(rendered, case["rendered"].as_str().expect("as in the golden"));
+    assert_eq!(text.encode(&rendered, false).expect("as in the golden"), ids(&case["ids"]));
 }
 
 #[test]

@@ -1,0 +1,9 @@
+//! Text to tokens and back, chats to prompts, and stop strings: through the public door, against transformers where it has an answer.
+#![forbid(unsafe_code)]
+
+mod broken;
+mod golden;
+mod messages;
+mod stop;
+mod stream;
+mod template;

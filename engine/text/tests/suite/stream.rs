@@ -1,0 +1,130 @@
+//! Streamed text is the text: for any tokens, pushed one by one, for byte-level and SentencePiece vocabularies.
+
+use std::sync::LazyLock;
+
+use engine_assets::{GgufTokenizer, TextAssets, TokenKind, TokenizerSource};
+use engine_text::{Detokenizer, Text};
+use proptest::prelude::*;
+
+use crate::golden::{model, text};
+
+static BYTE_LEVEL: LazyLock<Text> = LazyLock::new(|| text(&model("llama")));
+static SENTENCE_PIECE: LazyLock<Text> = LazyLock::new(sentence_piece);
+
+fn stream(mut detokenizer: Detokenizer, ids: &[u32]) -> String {
+    let mut out: String = ids.iter().map(|id| detokenizer.push(*id).to_owned()).collect();
+    out.push_str(detokenizer.finish());
+    out
+}
+
+/// A SentencePiece vocabulary with all bytes.
+fn sentence_piece() -> Text {
+    let pieces = ["▁", "h", "e", "l", "o", "▁h", "ll", "▁he", "▁hello", "llo", "é", "▁é", "1", "2"];
+    let bytes = (0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), TokenKind::Byte, 0.0));
+    let first = [("<unk>", TokenKind::Unknown), ("<s>", TokenKind::Control), ("</s>", TokenKind::Control)];
+    let all: Vec<(String, TokenKind, f32)> = (first.into_iter().map(|(token, kind)| (token.to_owned(), kind, 0.0)))
+        .chain(bytes)
+        .chain(pieces.into_iter().enumerate().map(|(rank, piece)| (piece.to_owned(), TokenKind::Normal, -(rank as f32))))
+        .collect();
+    let tokenizer = GgufTokenizer {
+        model: "llama".to_owned(),
+        tokens: all.iter().map(|(token, ..)| token.clone()).collect(),
+        kinds: all.iter().map(|(_, kind, _)| *kind).collect(),
+        scores: all.iter().map(|(.., score)| *score).collect(),
+        ..GgufTokenizer::default()
+    };
+    let special = |text: &str, id| Some(engine_assets::SpecialToken { text: text.to_owned(), id: Some(id) });
+    let assets = TextAssets {
+        tokenizer: TokenizerSource::Gguf(tokenizer),
+        chat_template: None,
+        tool_template: None,
+        bos: special("<s>", 1),
+        eos: special("</s>", 2),
+        pad: None,
+        unk: special("<unk>", 0),
+        add_bos: None,
+        add_eos: None,
+    };
+    Text::new(&assets).expect("a tokenizer")
+}
+
+/// The ids of bytes in the byte-level vocabulary of the tiny model.
+fn byte_ids(text: &Text, bytes: &[u8]) -> Vec<u32> {
+    let id =
+        |byte: u8| (0..text.vocab_size() as u32).find(|id| text.token_bytes(*id) == Some(&[byte])).expect("all bytes are tokens");
+    bytes.iter().map(|byte| id(*byte)).collect()
+}
+
+#[test]
+fn a_character_comes_whole() {
+    let text = text(&model("llama"));
+    let mut detokenizer = text.detokenizer(&[], true);
+    let ids = byte_ids(&text, "é🚂x".as_bytes());
+    let pieces: Vec<String> = ids.iter().map(|id| detokenizer.push(*id).to_owned()).collect();
+    assert_eq!(pieces, ["", "é", "", "", "", "🚂", "x"]);
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let text = text(&model("llama"));
+    for bytes in
+        [&b"a\xFFb"[..], b"\xE4\xB8", b"\xF0\x9F\x9A", b"\xE4a", b"\x80\x80", b"\xF0\x9F\xFF\xE4\xB8\xAD\xC3", b"\xC3\xA9\xC3"]
+    {
+        let ids = byte_ids(&text, bytes);
+        assert_eq!(stream(text.detokenizer(&[], true), &ids), String::from_utf8_lossy(bytes), "{bytes:?}");
+        assert_eq!(text.decode(&ids, true).unwrap(), String::from_utf8_lossy(bytes), "{bytes:?}");
+    }
+}
+
+/// A prompt of token ids can end inside a character: its other half, the first output, brings the whole of it.
+#[test]
+fn a_prompt_that_ends_inside_a_character() {
+    let text = text(&model("llama"));
+    let (prompt, output) = (byte_ids(&text, b"abc\xF0\x9F"), byte_ids(&text, b"\x9A\x82!"));
+    assert_eq!(stream(text.detokenizer(&prompt, true), &output), "🚂!");
+    assert_eq!(stream(text.detokenizer(&byte_ids(&text, b"\xE4\xB8\xAD"), true), &byte_ids(&text, b"x")), "x");
+}
+
+#[test]
+fn special_tokens_are_skipped_or_shown() {
+    let text = text(&model("llama"));
+    let ids = text.encode("a<|im_end|>b", false).unwrap();
+    assert_eq!(ids.len(), 3, "a special token in a text is one token");
+    assert_eq!(stream(text.detokenizer(&[], true), &ids), "ab");
+    assert_eq!(stream(text.detokenizer(&[], false), &ids), "a<|im_end|>b");
+    assert!(text.is_special(ids[1]) && !text.is_special(ids[0]));
+}
+
+#[test]
+fn sentence_piece_round_trips() {
+    let text = sentence_piece();
+    for input in ["hello hello", "hello 中 é1", "  hello", "🚂"] {
+        let ids = text.encode(input, true).unwrap();
+        assert_eq!(ids[0], 1, "bos comes first");
+        assert_eq!(text.decode(&ids, true).unwrap(), input, "{ids:?}");
+        assert_eq!(stream(text.detokenizer(&[], true), &ids), input, "{ids:?}");
+    }
+    // "▁hello" is one token, and as output it begins with its space, which the beginning of a text has not.
+    let prompt = text.encode("hello", true).unwrap();
+    assert_eq!(prompt.len(), 2);
+    assert_eq!(stream(text.detokenizer(&prompt, true), &prompt[1..]), " hello");
+}
+
+proptest! {
+    #[test]
+    fn a_stream_is_its_decoding(ids in prop::collection::vec(0u32..800, 0..40), skip: bool) {
+        let whole = BYTE_LEVEL.decode(&ids, skip).unwrap();
+        prop_assert_eq!(stream(BYTE_LEVEL.detokenizer(&[], skip), &ids), whole);
+    }
+
+    /// Prompt and output decoded together are the prompt's text and the streamed output, where the prompt ends with a character.
+    #[test]
+    fn a_stream_goes_on_from_its_prompt(prompt in "[a-zé 🚂]{0,8}", output in "[a-zé 🚂]{0,8}") {
+        for text in [&BYTE_LEVEL, &SENTENCE_PIECE] {
+            let (prompt, output) = (text.encode(&prompt, true).unwrap(), text.encode(&output, false).unwrap());
+            let both = text.decode(&[&prompt[..], &output[..]].concat(), true).unwrap();
+            let before = text.decode(&prompt, true).unwrap();
+            prop_assert_eq!(before.clone() + &stream(text.detokenizer(&prompt, true), &output), both);
+        }
+    }
+}
