@@ -41,6 +41,15 @@ pub struct State {
     /// ROUTER endpoint for replay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_replay: Option<String>,
+    /// How far the weights are, while the state is "starting".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loading: Option<Loading>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loading {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

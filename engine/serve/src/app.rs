@@ -1,5 +1,6 @@
 //! What all handlers share: who this engine is, where it stands in its life, and the door to it.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use domain::{AssetsDigest, EngineState, Incarnation, KvUse, Load};
@@ -8,6 +9,8 @@ use engine::observe::Stats;
 use engine_assets::Generation;
 use engine_text::Text;
 use proto::openai::ErrorBody;
+use proto::state::Loading;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::answer::ApiError;
@@ -25,6 +28,7 @@ pub(crate) struct App {
     pub created: u64,
     pub incarnation: Incarnation,
     pub assets_digest: AssetsDigest,
+    /// Longest sequence asked for, or the model's own.
     pub max_model_len: usize,
     pub generation: Generation,
     pub body_bytes_max: usize,
@@ -43,12 +47,29 @@ pub(crate) struct App {
 pub(crate) struct Life {
     state: Mutex<EngineState>,
     ready: OnceLock<Ready>,
+    loading: Mutex<Option<Loading>>,
+}
+
+impl Life {
+    /// How far the weights are; `None` when they are not being read.
+    pub fn loading(&self) -> Option<Loading> {
+        *self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What serves.
 pub(crate) struct Ready {
     pub handle: Handle,
     pub text: Text,
+    /// Long prompts that are tokenised at once: as many as there are processors to do it.
+    pub tokenizers: Arc<Semaphore>,
+}
+
+impl Ready {
+    pub fn new(handle: Handle, text: Text) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self { handle, text, tokenizers: Arc::new(Semaphore::new(processors)) }
+    }
 }
 
 impl App {
@@ -67,7 +88,21 @@ impl App {
         }
     }
 
+    /// So many bytes of the weights are there.
+    pub fn loaded(&self, done_bytes: u64, total_bytes: u64) {
+        *self.life.loading.lock().unwrap_or_else(PoisonError::into_inner) = Some(Loading { done_bytes, total_bytes });
+        self.changed.tell();
+    }
+
+    /// Longest sequence that is served, prompt and output: the KV pool may hold less than was asked for.
+    pub fn context_length(&self) -> usize {
+        self.handle().map_or(self.max_model_len, |handle| handle.limits().length_max)
+    }
+
     pub fn enter(&self, state: EngineState) {
+        if state != EngineState::Starting {
+            *self.life.loading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         *self.life.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.changed.tell();
     }

@@ -29,7 +29,17 @@ pub struct Loaded {
 
 /// Loads tokenizer and weights and starts the engine's thread. `progress` hears `(done, total)` bytes. Blocks for as long as that takes.
 pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded, Fault> {
-    config.assets.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let generation = &config.assets.generation;
+    for (name, set) in [
+        ("min_p", generation.min_p.is_some_and(|min_p| min_p != 0.0)),
+        ("repetition_penalty", generation.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
+    ] {
+        if set {
+            tracing::warn!(
+                "the model's generation_config.json asks for {name}, which this engine does not serve yet; it is left out"
+            );
+        }
+    }
     let text = Text::new(&config.assets.text).map_err(|error| {
         let what = format!("{}: {error}", config.assets.path.display());
         Fault::new(FaultKind::Model, what, "fetch the model again, or use one whose tokenizer is supported")
@@ -51,10 +61,16 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     let (result, ended) = oneshot::channel();
     // Nobody is left to hear the result only when the process ends.
     let body = move || drop(result.send(engine.run()));
-    std::thread::Builder::new().name("engine".into()).spawn(body).map_err(|error| {
-        Fault::new(FaultKind::Internal, "cannot start the engine's thread", "raise the limit on threads").because(error)
-    })?;
+    thread("engine", body)?;
     Ok(Loaded { handle, text, ended })
+}
+
+/// Starts a named thread.
+pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Fault> {
+    let fault = |error| {
+        Fault::new(FaultKind::Internal, format!("cannot start the thread {name:?}"), "raise the limit on threads").because(error)
+    };
+    std::thread::Builder::new().name(name.into()).spawn(body).map(drop).map_err(fault)
 }
 
 fn fake(config: &Config, speed: FakeSpeed) -> Result<Fake, Fault> {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod buckets;
+mod process;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,6 +16,7 @@ use prometheus::{
 };
 
 use answers::Answers;
+use process::Process;
 
 use crate::in_flight::Changed;
 
@@ -43,6 +45,8 @@ pub struct Metrics {
     waiting_capacity: Gauge,
     waiting_deferred: Gauge,
     kv_cache_usage: Gauge,
+    /// What that gauge was called until 2025; dashboards still ask for it.
+    gpu_cache_usage: Gauge,
     cache_config: GaugeVec,
     lora_requests: Gauge,
     prefix_queries: IntCounter,
@@ -50,6 +54,7 @@ pub struct Metrics {
     preemptions: IntCounter,
     prompt_tokens: IntCounter,
     prompt_tokens_cached: IntCounter,
+    sources: Sources,
     generation_tokens: IntCounter,
     success: Success,
     rejections: Rejections,
@@ -69,6 +74,7 @@ pub struct Metrics {
     request_preemptions: Histogram,
     iteration_tokens: Histogram,
     answers: Answers,
+    process: Process,
     /// KV event batches that the publisher's queue could not take.
     pub kv_events_dropped: IntCounter,
 }
@@ -79,6 +85,13 @@ struct Success {
     length: IntCounter,
     abort: IntCounter,
     error: IntCounter,
+}
+
+/// `vllm:prompt_tokens_by_source_total`.
+struct Sources {
+    computed: IntCounter,
+    cached: IntCounter,
+    remote: IntCounter,
 }
 
 /// `vllm:admission_rejections_total` by reason.
@@ -147,6 +160,12 @@ impl Metrics {
             "reason",
             ["max_num_queued_reqs", "max_num_queued_tokens", "not_ready"],
         );
+        let [computed, cached, remote] = make.counters(
+            "prompt_tokens_by_source",
+            "Prompt tokens of admitted requests, by where their KV comes from.",
+            "source",
+            ["local_compute", "local_cache_hit", "external_kv_transfer"],
+        );
         let lengths = || buckets::one_two_five(labels.max_model_len);
         let cache_labels =
             ["block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching", "gpu_memory_utilization", "num_cpu_blocks"];
@@ -160,6 +179,8 @@ impl Metrics {
             waiting_capacity: by_reason.with_label_values(&["capacity"]),
             waiting_deferred: by_reason.with_label_values(&["deferred"]),
             kv_cache_usage: make.held(Gauge::with_opts(make.opts("kv_cache_usage_perc", "KV blocks held by requests, 0 to 1."))),
+            gpu_cache_usage: make
+                .held(Gauge::with_opts(make.opts("gpu_cache_usage_perc", "The old name of kv_cache_usage_perc."))),
             cache_config: make
                 .held(GaugeVec::new(make.opts("cache_config_info", "Configuration of the KV cache."), &cache_labels)),
             lora_requests: make.held(Gauge::with_opts(lora)),
@@ -169,6 +190,7 @@ impl Metrics {
             prompt_tokens: make.counter("prompt_tokens", "Prompt tokens of admitted requests."),
             prompt_tokens_cached: make.counter("prompt_tokens_cached", "Prompt tokens that were not computed."),
             generation_tokens: make.counter("generation_tokens", "Tokens generated."),
+            sources: Sources { computed, cached, remote },
             success: Success { stop, length, abort, error },
             rejections: Rejections { requests, tokens, not_ready },
             time_to_first_token: make.histogram(
@@ -203,6 +225,7 @@ impl Metrics {
             ),
             iteration_tokens: make.histogram("iteration_tokens_total", "Tokens computed in one step.", buckets::ITERATION),
             answers: Answers::new(&make),
+            process: Process::new(&make),
             kv_events_dropped: make.held(IntCounter::new(
                 "trackside_kv_event_batches_dropped_total",
                 "KV event batches that found the publisher's queue full; subscribers see a gap.",
@@ -252,12 +275,11 @@ impl Metrics {
             self.waiting.set(stats.waiting as i64);
             self.waiting_deferred.set(stats.waiting_remote as f64);
             self.waiting_capacity.set(stats.waiting.saturating_sub(stats.waiting_remote) as f64);
-            self.kv_cache_usage.set(if stats.total_blocks == 0 {
-                0.0
-            } else {
-                stats.used_blocks as f64 / stats.total_blocks as f64
-            });
+            let (used, total) = (stats.used_blocks as f64, stats.total_blocks.max(1) as f64);
+            self.kv_cache_usage.set(used / total);
+            self.gpu_cache_usage.set(used / total);
         }
+        self.process.read();
         // Routers take the newest series by this value.
         self.lora_requests.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         let mut text = Vec::with_capacity(32 << 10);
@@ -298,7 +320,11 @@ impl Metrics {
             self.prefix_queries.inc_by(admitted.prompt_tokens.into());
             self.prefix_hits.inc_by(admitted.cached_tokens.into());
             self.prompt_tokens.inc_by(admitted.prompt_tokens.into());
-            self.prompt_tokens_cached.inc_by(u64::from(admitted.cached_tokens) + u64::from(admitted.remote_tokens));
+            let (cached, remote) = (u64::from(admitted.cached_tokens), u64::from(admitted.remote_tokens));
+            self.prompt_tokens_cached.inc_by(cached + remote);
+            self.sources.cached.inc_by(cached);
+            self.sources.remote.inc_by(remote);
+            self.sources.computed.inc_by(u64::from(admitted.prompt_tokens).saturating_sub(cached + remote));
         }
         report.first_token.iter().for_each(|latency| self.time_to_first_token.observe(latency.as_secs_f64()));
         report.inter_token.iter().for_each(|latency| self.inter_token_latency.observe(latency.as_secs_f64()));

@@ -118,11 +118,11 @@ impl Server {
                 () = &mut shutdown => return Ok(()),
             };
             let mut ended = loaded.ended;
-            let cause = tokio::select! {
+            tokio::select! {
                 ended = &mut ended => return Err(died(ended)),
-                () = &mut shutdown => drain(&app, config.drain_timeout, &progress).await,
-            };
-            let _: () = cause;
+                () = &mut shutdown => {}
+            }
+            drain(&app, config.drain_timeout, &progress).await;
             match tokio::time::timeout(THREAD_TIMEOUT, &mut ended).await {
                 Ok(Ok(Ok(()))) => Ok(()),
                 Ok(ended) => Err(died(ended)),
@@ -151,13 +151,19 @@ async fn load(
 ) -> Result<Loaded, Fault> {
     let shared = Arc::clone(app);
     let heard = Arc::clone(&progress);
-    let loading = tokio::task::spawn_blocking(move || {
-        let mut bytes = |done_bytes, total_bytes| heard(Progress::Loading { done_bytes, total_bytes });
-        load::load(&config, &shared, events, &mut bytes)
-    });
-    let loaded = loading.await.map_err(|error| {
-        Fault::new(FaultKind::Internal, "loading the model failed unexpectedly", "report this with the log").because(error)
-    })??;
+    let (result, loaded) = oneshot::channel();
+    let body = move || {
+        let mut bytes = |done_bytes, total_bytes| {
+            shared.loaded(done_bytes, total_bytes);
+            heard(Progress::Loading { done_bytes, total_bytes });
+        };
+        // Nobody waits for a model any more that was told to end; the engine then ends with its last handle.
+        drop(result.send(load::load(&config, &shared, events, &mut bytes)));
+    };
+    // A thread of its own and not the runtime's, which would not end before the model is loaded.
+    load::thread("load", body)?;
+    let unexpected = |_| Fault::new(FaultKind::Internal, "loading the model failed unexpectedly", "report this with the log");
+    let loaded = loaded.await.map_err(unexpected)??;
     app.enter(EngineState::Warming);
     progress(Progress::Warming);
     warm_up(&loaded.handle).await?;
@@ -167,7 +173,7 @@ async fn load(
         blocks: limits.capacity.kv_blocks,
         prefix_caching: limits.config.prefix_caching,
     });
-    app.open(Ready { handle: loaded.handle.clone(), text: loaded.text.clone() });
+    app.open(Ready::new(loaded.handle.clone(), loaded.text.clone()));
     progress(Progress::Ready);
     Ok(loaded)
 }

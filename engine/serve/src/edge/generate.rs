@@ -52,7 +52,7 @@ async fn answer(app: &Arc<App>, endpoint: Endpoint, headers: &HeaderMap, body: B
         stop_ids_max: ready.handle.limits().config.stop_ids_max,
     };
     let plan = Arc::new(Plan::new(endpoint, &request, &facts)?);
-    let prompts = prompt::of_request(ready.text.clone(), endpoint, request, body.len()).await?;
+    let prompts = prompt::of_request(ready, endpoint, request, body.len()).await?;
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut generation = Generation::submit(app, ready, endpoint, &plan, prompts, replica.as_ref(), arrived)?;
     // Nothing is sent before there is something to send, so that whatever fails until then is an error with a status.
@@ -66,7 +66,8 @@ async fn answer(app: &Arc<App>, endpoint: Endpoint, headers: &HeaderMap, body: B
     }
 }
 
-/// All choices of one HTTP request, over one queue. The queue holds at most what `max_tokens` allows, eight bytes a token.
+/// All choices of one HTTP request, over one queue. The queue holds at most what `max_tokens` allows, some
+/// hundred bytes a token.
 pub struct Generation {
     outputs: mpsc::UnboundedReceiver<(u32, Output)>,
     pub choices: Vec<Choice>,
@@ -90,10 +91,15 @@ impl Generation {
         let mut choices = Vec::with_capacity(prompts.len());
         for (index, prompt) in (0..).zip(prompts) {
             let sender = sender.clone();
+            let mut sampling = plan.sampling;
+            if !plan.seeded {
+                // Two prompts that are alike may be answered differently.
+                sampling.seed = rand::random();
+            }
             let request = NewRequest {
                 prompt: Arc::clone(&prompt),
                 extra: plan.extra.clone(),
-                sampling: plan.sampling,
+                sampling,
                 finish: plan.finish(prompt.len(), ready.handle.limits().length_max),
                 kv_transfer: plan.kv_transfer.clone(),
                 remote_kv: false,
@@ -110,8 +116,13 @@ impl Generation {
             choices.push(Choice::new(Running::new(ready.handle.clone(), id), in_flight, Arc::clone(plan), detokenizer, prompt));
         }
         app.metrics.asked(1);
+        Ok(Self::new(outputs, choices))
+    }
+
+    /// Choices whose outputs come through one queue, by index.
+    pub fn new(outputs: mpsc::UnboundedReceiver<(u32, Output)>, choices: Vec<Choice>) -> Self {
         let open = choices.len();
-        Ok(Self { outputs, choices, open })
+        Self { outputs, choices, open }
     }
 
     /// The next piece of any choice; `None` when all have ended. An error ends the whole answer.

@@ -1,6 +1,7 @@
 //! The listener: routes, connections and their limits.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use domain::{Fault, FaultKind};
+use futures_util::FutureExt;
 use http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -64,10 +66,13 @@ fn routes(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts answers by handler and status.
+/// Counts answers by handler and status, and catches panics.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    // A defect in one request is that request's alone.
+    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed on this request; its log says where.").into_response()
+    });
     app.metrics.answered(path.as_ref().map(MatchedPath::as_str), response.status().as_u16());
     response
 }

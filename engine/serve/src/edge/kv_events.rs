@@ -193,4 +193,17 @@ mod tests {
         assert_eq!(extra_keys(&extra, 1, 1, 16), Some(vec![None]));
         assert_eq!(extra_keys(&ExtraKeys::default(), 0, 1, 16), None);
     }
+
+    #[test]
+    fn what_the_queue_cannot_take_is_dropped_and_counted() {
+        let dropped = IntCounter::new("dropped", "Batches.").expect("a valid name");
+        let (sender, mut batches) = mpsc::channel(2);
+        let mut queue = EventQueue { queue: sender, dropped: dropped.clone() };
+        for sequence in 0..5 {
+            queue.put(KvBatch { sequence, events: vec![KvEvent::Cleared] });
+        }
+        assert_eq!(dropped.get(), 3);
+        let seen: Vec<u64> = std::iter::from_fn(|| batches.try_recv().ok()).map(|stamped| stamped.batch.sequence).collect();
+        assert_eq!(seen, [0, 1], "the numbers are the engine's, and show the gap");
+    }
 }

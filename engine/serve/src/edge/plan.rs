@@ -57,6 +57,8 @@ pub struct ModelFacts<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub sampling: Sampling,
+    /// Whether the client gave the seed.
+    pub seeded: bool,
     /// `None`: whatever the context leaves.
     pub tokens_max: Option<u32>,
     pub eos: Vec<u32>,
@@ -86,6 +88,7 @@ impl Plan {
         let eos = if request.ignore_eos.unwrap_or(false) { Vec::new() } else { model.generation.eos.clone() };
         Ok(Self {
             sampling: sampling(request, model.generation)?,
+            seeded: request.seed.is_some(),
             tokens_max: tokens_max(endpoint, request, model.generation)?,
             eos,
             stop_ids: stop_ids(request, model)?,
@@ -144,7 +147,7 @@ fn sampling(request: &Request, defaults: &Generation) -> Result<Sampling, ApiErr
             return Err(ApiError::parameter("top_k", format!("`top_k` is {k}; it must be 0 or -1 (keep all), or at least 1.")));
         }
     };
-    let seed = request.seed.map_or_else(rand::random, |seed| seed as u64);
+    let seed = request.seed.map_or(0, |seed| seed as u64);
     Ok(Sampling { temperature, top_k, top_p, seed })
 }
 

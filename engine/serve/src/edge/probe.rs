@@ -15,7 +15,7 @@ use crate::app::App;
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub async fn models(State(app): State<Arc<App>>) -> Response {
-    let context = u32::try_from(app.max_model_len).ok();
+    let context = u32::try_from(app.context_length()).ok();
     let card = |name: &Arc<str>| ModelCard::new(name.to_string(), app.created, Some(app.root.clone()), context);
     json(StatusCode::OK, &ModelList::new(app.names.iter().map(card).collect()))
 }

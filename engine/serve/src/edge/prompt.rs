@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{ApiError, sentence};
 use super::plan::Endpoint;
+use crate::app::Ready;
 
 /// Bodies up to this size are tokenised where they are: that takes less than a millisecond or two. Larger ones go to a thread of
 /// their own, and other connections go on.
@@ -65,10 +66,12 @@ impl Source {
         }
     }
 
-    async fn run(self, text: Text, bytes: usize) -> Result<Vec<Arc<[u32]>>, ApiError> {
+    async fn run(self, ready: &Ready, bytes: usize) -> Result<Vec<Arc<[u32]>>, ApiError> {
         if bytes <= INLINE_BYTES_MAX || matches!(self, Self::Ids(_)) {
-            return self.tokens(&text).map_err(text_error);
+            return self.tokens(&ready.text).map_err(text_error);
         }
+        let _place = ready.tokenizers.acquire().await;
+        let text = ready.text.clone();
         let tokens = tokio::task::spawn_blocking(move || self.tokens(&text)).await;
         let tokens =
             tokens.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The tokenizer failed on this prompt."))?;
@@ -77,7 +80,7 @@ impl Source {
 }
 
 /// The prompts of a request whose body had `bytes`; `Plan::new` has seen that there are some.
-pub async fn of_request(text: Text, endpoint: Endpoint, request: Request, bytes: usize) -> Result<Vec<Arc<[u32]>>, ApiError> {
+pub async fn of_request(ready: &Ready, endpoint: Endpoint, request: Request, bytes: usize) -> Result<Vec<Arc<[u32]>>, ApiError> {
     let source = match (endpoint, request.prompt) {
         (Endpoint::Completion, Some(Prompt::Ids(prompts))) => Source::Ids(prompts),
         (Endpoint::Completion, Some(Prompt::Text(prompts))) => {
@@ -94,11 +97,11 @@ pub async fn of_request(text: Text, endpoint: Endpoint, request: Request, bytes:
             add_special_tokens: request.add_special_tokens,
         })),
     };
-    source.run(text, bytes).await
+    source.run(ready, bytes).await
 }
 
 /// The token ids that `/tokenize` asks for.
-pub async fn of_tokenize(text: Text, request: TokenizeRequest, bytes: usize) -> Result<Arc<[u32]>, ApiError> {
+pub async fn of_tokenize(ready: &Ready, request: TokenizeRequest, bytes: usize) -> Result<Arc<[u32]>, ApiError> {
     let source = match (request.prompt, request.messages) {
         (Some(prompt), None) => {
             Source::Text { prompts: vec![prompt], add_special_tokens: request.add_special_tokens.unwrap_or(true) }
@@ -115,7 +118,7 @@ pub async fn of_tokenize(text: Text, request: TokenizeRequest, bytes: usize) -> 
         })),
         _ => return Err(ApiError::parameter("prompt", "Give either `prompt` or `messages`.")),
     };
-    let mut prompts = source.run(text, bytes).await?;
+    let mut prompts = source.run(ready, bytes).await?;
     Ok(prompts.pop().unwrap_or_default())
 }
 

@@ -79,7 +79,7 @@ pub fn body(app: &App) -> StateBody {
         model: app.names[0].to_string(),
         adapters: Vec::new(),
         assets_digest: app.assets_digest.to_string(),
-        context_length: u32::try_from(app.max_model_len).unwrap_or(u32::MAX),
+        context_length: u32::try_from(app.context_length()).unwrap_or(u32::MAX),
         steps: app.stats().map_or(0, |stats| stats.steps),
         waiting,
         running,
@@ -92,5 +92,6 @@ pub fn body(app: &App) -> StateBody {
         decode_step_ms,
         kv_events: app.kv_events.endpoint.clone(),
         kv_replay: app.kv_events.replay_endpoint.clone(),
+        loading: app.life.loading(),
     }
 }

@@ -86,7 +86,7 @@ impl Writer {
         }
         let usage = |generated| self.plan.shape.continuous_usage.then(|| Usage::new(choice.prompt_tokens(), generated));
         let prompt_ids = (begins && self.plan.shape.token_ids).then(|| choice.prompt());
-        let token_ids = self.plan.shape.token_ids.then(|| piece.token.as_slice());
+        let token_ids = self.plan.shape.token_ids.then_some(piece.token.as_slice());
         let finish_reason = piece.end.as_ref().map(|end| end.finish_reason);
         let stop_reason = piece.end.as_ref().and_then(|end| end.stop_reason.as_ref());
         let kv_transfer_params = piece.end.as_ref().and_then(|end| end.kv_transfer.as_ref());
@@ -198,3 +198,6 @@ fn event(out: &mut BytesMut, body: &impl Serialize) {
     serde_json::to_writer((&mut *out).writer(), body).expect("plain data into memory");
     out.put_slice(b"\n\n");
 }
+
+#[cfg(test)]
+mod tests;

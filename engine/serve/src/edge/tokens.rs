@@ -25,11 +25,12 @@ async fn to_tokens(app: &App, body: Body) -> Result<Response, ApiError> {
     let body = read_body(body, app.body_bytes_max).await?;
     let request: TokenizeRequest = proto::openai::read(&body)?;
     app.named(request.model.as_deref())?;
-    let text = app.ready()?.text.clone();
+    let ready = app.ready()?;
+    let text = ready.text.clone();
     let strings = request.return_token_strs.unwrap_or(false);
-    let tokens = prompt::of_tokenize(text.clone(), request, body.len()).await?;
+    let tokens = prompt::of_tokenize(ready, request, body.len()).await?;
     let token_strs = strings.then(|| tokens.iter().map(|token| text.token_str(*token).unwrap_or_default()).collect());
-    let answer = TokenizeAnswer { count: tokens.len(), max_model_len: app.max_model_len, tokens: tokens.to_vec(), token_strs };
+    let answer = TokenizeAnswer { count: tokens.len(), max_model_len: app.context_length(), tokens: tokens.to_vec(), token_strs };
     Ok(json(StatusCode::OK, &answer))
 }
 

@@ -172,3 +172,39 @@ async fn a_small_pool_tells_of_what_it_evicts_in_arrays() {
     assert_eq!(held, listed);
     server.stop().await.expect("a clean end");
 }
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_ours_is_connected_to_again_and_again() {
+    // The router binds, as llm-d has it, and may come later than the engine and go before it.
+    let mut router = SubSocket::new();
+    let endpoint = router.bind("tcp://127.0.0.1:0").await.expect("a free port").to_string();
+    router.subscribe("").await.expect("subscribed");
+    let mut config = instant(scripted());
+    let mut events = KvEventsConfig::bind(endpoint.clone());
+    events.connect = true;
+    config.kv_events = Some(events);
+    let server = Server::start(config).await;
+    assert_eq!(server.bound.kv_events.endpoint, Some(endpoint.clone()));
+    let heard = async |router: &mut SubSocket| {
+        for salt in 0.. {
+            let prompt: Vec<u32> = (0..17).collect();
+            server.post(path("text"), &json!({"prompt": prompt, "max_tokens": 1, "cache_salt": format!("{salt}")})).await;
+            if let Ok(frames) = tokio::time::timeout(std::time::Duration::from_millis(20), recv(router)).await {
+                return frames.len();
+            }
+        }
+        0
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, heard(&mut router)).await.expect("connected in time"), 3);
+    drop(router);
+    let mut router = SubSocket::new();
+    let rebound = async {
+        while router.bind(&endpoint).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, rebound).await.expect("the port becomes free");
+    router.subscribe("").await.expect("subscribed");
+    assert_eq!(tokio::time::timeout(PATIENCE, heard(&mut router)).await.expect("connected again in time"), 3);
+    server.stop().await.expect("a clean end");
+}

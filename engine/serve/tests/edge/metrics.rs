@@ -102,7 +102,10 @@ async fn every_count_is_that_of_the_requests_made() {
         let mut found = samples.iter().filter(|(seen, labels, _)| seen == name && matches(labels));
         let (_, labels, value) = found.next().unwrap_or_else(|| panic!("{name} {label:?} is missing"));
         assert!(
-            name.starts_with("http") || name.contains("lora") || labels.get("engine").is_some_and(|engine| engine == "0"),
+            name.starts_with("http")
+                || name.starts_with("process")
+                || name.contains("lora")
+                || labels.get("engine").is_some_and(|engine| engine == "0"),
             "{name}"
         );
         *value
@@ -112,6 +115,9 @@ async fn every_count_is_that_of_the_requests_made() {
         ("vllm:generation_tokens_total", None, 15.0),
         ("vllm:prefix_cache_queries_total", None, 120.0),
         ("vllm:prefix_cache_hits_total", None, 64.0),
+        ("vllm:prompt_tokens_by_source_total", Some(("source", "local_compute")), 56.0),
+        ("vllm:prompt_tokens_by_source_total", Some(("source", "local_cache_hit")), 64.0),
+        ("vllm:gpu_cache_usage_perc", None, 0.0),
         ("vllm:num_preemptions_total", None, 0.0),
         ("vllm:num_requests_running", None, 0.0),
         ("vllm:num_requests_waiting", None, 0.0),
@@ -141,6 +147,7 @@ async fn every_count_is_that_of_the_requests_made() {
     ] {
         assert_eq!(value(name, label), expected, "{name} {label:?}");
     }
+    assert!(value("process_resident_memory_bytes", None) > 1e6 && value("process_start_time_seconds", None) > 1.7e9);
     assert!(value("vllm:lora_requests_info", None) > 1.7e9, "the time of the reading");
     server.stop().await.expect("a clean end");
 }
