@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use domain::{Fault, FaultKind, Incarnation, ReplicaId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::choose::Chooser;
@@ -18,6 +19,8 @@ use crate::edge::nodes::Nodes;
 use crate::edge::probe;
 use crate::fleet::Fleet;
 use crate::text::Texts;
+
+const HOUSEKEEPING: Duration = Duration::from_millis(250);
 
 /// The addresses as bound: port 0 in the configuration has become a real one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
     let metrics = Arc::new(metrics.map_err(|error| {
         Fault::new(FaultKind::Internal, "cannot register the scheduler's metrics", "report this as a defect").because(error)
     })?);
-    let nodes = Arc::new(Nodes::new(fleet.clone(), texts, metrics.clone(), config.report_interval, shutdown.clone()));
+    let nodes = Arc::new(Nodes::new(fleet.clone(), texts.clone(), metrics.clone(), config.report_interval, shutdown.clone()));
     let settings = Settings {
         body_bytes_max: config.body_bytes_max,
         connect_timeout: config.connect_timeout,
@@ -83,10 +86,31 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
             }
         }
     });
-    tasks.spawn(probe::run(fleet, metrics, shutdown));
+    tasks.spawn(probe::run(fleet.clone(), metrics, shutdown.clone()));
+    tasks.spawn(keep_house(fleet, texts, shutdown));
     let bound = Bound { gateway: gateway_address, nodes: nodes_address, admin: admin_address };
     tracing::info!(%replica, gateway = %bound.gateway, nodes = %bound.nodes, admin = %bound.admin, "scheduler serves");
     Ok(Running { bound, tasks })
+}
+
+/// Notices nodes that fell silent, and clears away what nobody looks up any more.
+async fn keep_house(fleet: Arc<Fleet>, texts: Arc<Texts>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        fleet.age(Instant::now());
+        for (_, partition) in fleet.index.partitions() {
+            while partition.sweep() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let roster = fleet.roster();
+        texts.keep(|digest| roster.engines().iter().any(|engine| engine.facts.assets == Some(*digest)));
+    }
 }
 
 async fn bind(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), Fault> {

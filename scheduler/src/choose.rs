@@ -1,7 +1,6 @@
 //! From a client's question to a choice, on domain types alone: the gateway asks here, and ext-proc will ask the same.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use domain::block::{AdapterKey, KeyChain};
 use domain::{Ask, ExtraKeys};
@@ -88,7 +87,7 @@ impl Chooser {
                 Decision::Route { endpoints, prefill } => {
                     let targets: Vec<Target> = endpoints.iter().map(target).collect();
                     let best = considered.candidates.iter().map(|candidate| candidate.prefix.cached_tokens()).max();
-                    targets[0].engine.picks.fetch_add(1, Ordering::Relaxed);
+                    targets[0].engine.count_pick();
                     Ok(Pick {
                         targets,
                         prefill: prefill.as_ref().map(target),

@@ -7,18 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use domain::{Fault, FaultKind};
-use proto_limits::{BODY_BYTES_MAX, BODY_BYTES_MIN};
 
 use crate::decide::Policy;
 use crate::filter::Limits;
 use crate::score::Weights;
 use strict::{Mistakes, Table};
 
-/// Bounds of configurable sizes.
-mod proto_limits {
-    pub const BODY_BYTES_MIN: u64 = 1 << 10;
-    pub const BODY_BYTES_MAX: u64 = 256 << 20;
-}
+/// Between these lies the largest body that may be configured.
+const BODY_BYTES_MIN: u64 = 1 << 10;
+const BODY_BYTES_MAX: u64 = 256 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -88,7 +88,9 @@ impl Gateway {
             .build(connector);
         let replica = HeaderValue::try_from(chooser.fleet.replica.to_string());
         let replica = replica.expect("the configuration admits only names that are header values");
-        Self { chooser, metrics, settings, engines, budget: RetryBudget::default(), replica, started_unix_s }
+        let budget = RetryBudget::default();
+        metrics.budget_tenths.set(budget.tenths().into());
+        Self { chooser, metrics, settings, engines, budget, replica, started_unix_s }
     }
 
     /// Serves until the shutdown, then lets open requests end.
@@ -240,6 +242,7 @@ impl Gateway {
     /// Tries the first target, and at most one other.
     async fn forward(&self, pick: &Pick, outgoing: &Outgoing, id: &HeaderValue, mut ticket: Ticket) -> Response<AnswerBody> {
         self.budget.refill();
+        self.metrics.budget_tenths.set(self.budget.tenths().into());
         let mut targets = pick.targets.iter();
         let mut failures: Vec<(&Target, Failed)> = Vec::new();
         // After the first failure, what the fleet knows by now counts: an engine that died meanwhile is passed over.
@@ -248,6 +251,10 @@ impl Gateway {
             let open = target.engine.begin(uncached);
             match attempt(&self.engines, target.engine.facts.address.0, outgoing).await {
                 Ok(begun) => {
+                    tracing::debug!(
+                        engine = %target.engine.id, request = ?id, prompt_tokens = pick.prompt_tokens, cached_tokens = target.cached_tokens,
+                        best_cached_tokens = pick.best_cached_tokens, "an engine answers"
+                    );
                     let mut response = match begun {
                         Begun::Whole { head, body } => {
                             ticket.end(if head.status.is_server_error() { Outcome::EngineError } else { Outcome::Ok });
@@ -279,7 +286,6 @@ impl Gateway {
                         break;
                     }
                     self.metrics.retried(reason);
-                    self.metrics.budget_tenths.set(self.budget.tenths().into());
                 }
             }
         }

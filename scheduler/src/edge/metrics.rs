@@ -2,7 +2,6 @@
 //! is read when somebody scrapes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use prometheus::core::{Collector, Desc};
@@ -203,7 +202,7 @@ impl Collector for FleetCollector {
         for engine in fleet.roster().engines() {
             engines.with_label_values(&[engine.pulse().state.as_str()]).inc();
             let labels = [engine.id.node.as_str(), engine.id.name.as_str()];
-            picks.with_label_values(&labels).inc_by(engine.picks.load(Ordering::Relaxed));
+            picks.with_label_values(&labels).inc_by(engine.picks());
         }
         for (key, partition) in fleet.index.partitions() {
             let labels = [&*key.base, &*key.block_tokens.to_string()];

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -34,7 +34,7 @@ enum Found {
     Silence,
 }
 
-/// Runs until the shutdown; also notices silent nodes and sweeps the index.
+/// Runs until the shutdown.
 pub async fn run(fleet: Arc<Fleet>, metrics: Arc<Metrics>, shutdown: CancellationToken) {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
@@ -46,12 +46,6 @@ pub async fn run(fleet: Arc<Fleet>, metrics: Arc<Metrics>, shutdown: Cancellatio
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
-        }
-        fleet.age(Instant::now());
-        for (_, partition) in fleet.index.partitions() {
-            while partition.sweep() {
-                tokio::task::yield_now().await;
-            }
         }
         let calm = round % CALM_ROUNDS != 0;
         let due = |engine: &&Arc<Engine>| engine.wants_probe() && !(calm && engine.pulse().probe == Probe::Answered);

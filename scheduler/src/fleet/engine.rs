@@ -21,7 +21,6 @@ pub struct Facts {
     pub dp_rank: u32,
     /// Prompt and answer together, in tokens; zero where unknown.
     pub context_length: u32,
-    pub restarts: u32,
     pub pid: u32,
     /// Whether it counts open requests by replica.
     pub counts_in_flight: bool,
@@ -34,6 +33,7 @@ pub struct Report {
     pub state: EngineState,
     pub reason: Arc<str>,
     pub load: Load,
+    pub restarts: u32,
     pub steps: u64,
 }
 
@@ -69,6 +69,7 @@ pub struct Pulse {
     pub kv: KvUse,
     pub prefill_tok_s: Option<f64>,
     pub decode_step_ms: Option<f64>,
+    pub restarts: u32,
     pub steps: u64,
 }
 
@@ -94,6 +95,7 @@ impl Pulse {
             kv,
             prefill_tok_s,
             decode_step_ms,
+            restarts: report.restarts,
             steps: report.steps,
         }
     }
@@ -106,24 +108,48 @@ pub struct Engine {
     pub log: Arc<Log>,
     pulse: Mutex<Pulse>,
     reason: Mutex<Arc<str>>,
-    open_requests: AtomicU32,
-    open_uncached_tokens: AtomicU64,
-    /// Times this replica picked it.
-    pub picks: AtomicU64,
+    /// Shared with the records of one life that came before and come after this one.
+    open: Arc<Open>,
+    /// Times this replica picked it, over all its lives.
+    picks: Arc<AtomicU64>,
+}
+
+/// Streams of this replica on one life of an engine.
+#[derive(Default)]
+struct Open {
+    requests: AtomicU32,
+    uncached_tokens: AtomicU64,
 }
 
 impl Engine {
-    pub fn new(id: EngineId, report: Report, log: Arc<Log>, replica: &ReplicaId, evidence: Evidence) -> Self {
+    pub fn new(id: EngineId, report: Report, log: Arc<Log>, replica: &ReplicaId) -> Self {
         Self {
             id,
             log,
-            pulse: Mutex::new(Pulse::of(&report, replica, evidence, Probe::Unasked)),
+            pulse: Mutex::new(Pulse::of(&report, replica, Evidence::Fresh, Probe::Unasked)),
             reason: Mutex::new(report.reason),
             facts: report.facts,
-            open_requests: AtomicU32::new(0),
-            open_uncached_tokens: AtomicU64::new(0),
-            picks: AtomicU64::new(0),
+            open: Arc::default(),
+            picks: Arc::default(),
         }
+    }
+
+    /// The record that takes this one's place: what this replica has open there is open still, if it is the same life.
+    pub fn followed_by(&self, report: Report, replica: &ReplicaId) -> Self {
+        let same_life = report.facts.incarnation == self.facts.incarnation;
+        Self {
+            open: if same_life { self.open.clone() } else { Arc::default() },
+            picks: self.picks.clone(),
+            ..Self::new(self.id.clone(), report, self.log.clone(), replica)
+        }
+    }
+
+    pub fn count_pick(&self) {
+        self.picks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn picks(&self) -> u64 {
+        self.picks.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Pulse> {
@@ -140,9 +166,9 @@ impl Engine {
     }
 
     /// Takes in a report of the same life. What a probe found stands until the next probe.
-    pub fn update(&self, report: Report, replica: &ReplicaId, evidence: Evidence) {
+    pub fn update(&self, report: Report, replica: &ReplicaId) {
         let mut pulse = self.lock();
-        *pulse = Pulse::of(&report, replica, evidence, pulse.probe);
+        *pulse = Pulse::of(&report, replica, Evidence::Fresh, pulse.probe);
         drop(pulse);
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = report.reason;
     }
@@ -170,15 +196,15 @@ impl Engine {
     /// Requests this replica has open on it.
     pub fn open(&self) -> InFlight {
         InFlight {
-            requests: self.open_requests.load(Ordering::Relaxed),
-            uncached_tokens: self.open_uncached_tokens.load(Ordering::Relaxed),
+            requests: self.open.requests.load(Ordering::Relaxed),
+            uncached_tokens: self.open.uncached_tokens.load(Ordering::Relaxed),
         }
     }
 
     /// Counts a request as open until the returned guard is dropped.
     pub fn begin(self: &Arc<Self>, uncached_tokens: u64) -> OpenStream {
-        self.open_requests.fetch_add(1, Ordering::Relaxed);
-        self.open_uncached_tokens.fetch_add(uncached_tokens, Ordering::Relaxed);
+        self.open.requests.fetch_add(1, Ordering::Relaxed);
+        self.open.uncached_tokens.fetch_add(uncached_tokens, Ordering::Relaxed);
         OpenStream { engine: self.clone(), uncached_tokens }
     }
 
@@ -209,7 +235,7 @@ impl OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.engine.open_requests.fetch_sub(1, Ordering::Relaxed);
-        self.engine.open_uncached_tokens.fetch_sub(self.uncached_tokens, Ordering::Relaxed);
+        self.engine.open.requests.fetch_sub(1, Ordering::Relaxed);
+        self.engine.open.uncached_tokens.fetch_sub(self.uncached_tokens, Ordering::Relaxed);
     }
 }

@@ -19,7 +19,8 @@ pub struct Roster {
 impl Roster {
     pub fn new(engines: Vec<Arc<Engine>>) -> Self {
         let mut roster = Self::default();
-        for engine in &engines {
+        // An engine that has not loaded its model yet may not know its name.
+        for engine in engines.iter().filter(|engine| !engine.facts.model.is_empty()) {
             let base = &engine.facts.model;
             roster.by_base.entry(base.clone()).or_default().push(engine.clone());
         }

@@ -146,18 +146,22 @@ impl Table {
         for (name, report) in engines {
             let id = EngineId { node: id.clone(), name };
             let dead = ended(report.state).then_some(report.facts.incarnation);
-            // Before the first full list, an engine that is named is known; the others are not yet.
             match node.engines.get(&id.name) {
-                Some(engine) if engine.facts == report.facts => engine.update(report, &self.replica, Evidence::Fresh),
-                before => {
-                    if let Some(before) = before.filter(|before| before.facts.incarnation != report.facts.incarnation) {
+                Some(engine) if engine.facts == report.facts => engine.update(report, &self.replica),
+                Some(before) => {
+                    if before.facts.incarnation != report.facts.incarnation {
                         before.log.end(before.facts.incarnation);
                         // Requests that still hold the old life must not see it as alive.
                         before.set_probe(Probe::Failed);
                     }
+                    let after = Arc::new(before.followed_by(report, &self.replica));
+                    node.engines.insert(id.name.clone(), after);
+                    changed = true;
+                }
+                None => {
                     let log = self.logs.entry(id.clone()).or_default().clone();
-                    let name = id.name.clone();
-                    node.engines.insert(name, Arc::new(Engine::new(id.clone(), report, log, &self.replica, Evidence::Fresh)));
+                    let engine = Arc::new(Engine::new(id.clone(), report, log, &self.replica));
+                    node.engines.insert(id.name.clone(), engine);
                     changed = true;
                 }
             }

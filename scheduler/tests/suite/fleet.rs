@@ -73,12 +73,12 @@ fn report(replicas: &[Replica], now: Instant) {
         address: DataAddress(([127, 0, 0, 1], at as u16).into()),
         dp_rank: 0,
         context_length: 0,
-        restarts: 0,
         pid: 1,
         counts_in_flight: true,
     };
     let engine = |at: usize| {
-        let report = Report { facts: facts(at), state: EngineState::Ready, reason: "".into(), load: count(at), steps: 0 };
+        let report =
+            Report { facts: facts(at), state: EngineState::Ready, reason: "".into(), load: count(at), restarts: 0, steps: 0 };
         (EngineName::new(at.to_string()), report)
     };
     for replica in replicas {

@@ -49,7 +49,6 @@ async fn each_event_is_passed_on_when_it_comes() {
     let _node = Node::with(&scheduler, "n", vec![report("e", engine.address)]).await;
     let uri = format!("http://{}/v1/chat/completions", scheduler.bound.gateway);
     let request = Request::post(uri).body(Full::from(chat_body("hi", true))).unwrap();
-    gate.notify_one();
     let mut response = scheduler.send(request).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     for expected in ["data: 1\n\n", "data: 2\n\n", "data: [DONE]\n\n"] {
@@ -158,7 +157,6 @@ async fn a_client_that_leaves_ends_its_request_at_the_engine() {
                 }
             }
             _ => {
-                gate.notify_one();
                 let mut response = scheduler.send(request).await;
                 response.body_mut().frame().await.unwrap().unwrap();
             }
@@ -284,7 +282,6 @@ async fn a_shutdown_lets_open_streams_end() {
     let _node = Node::with(&scheduler, "n", vec![report("e", engine.address)]).await;
     let uri = format!("http://{}/v1/chat/completions", scheduler.bound.gateway);
     let request = Request::post(uri).body(Full::from(chat_body("hi", true))).unwrap();
-    gate.notify_one();
     let mut response = scheduler.send(request).await;
     response.body_mut().frame().await.unwrap().unwrap();
     let gateway = scheduler.bound.gateway;
@@ -294,4 +291,30 @@ async fn a_shutdown_lets_open_streams_end() {
     gate.notify_one();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "data: [DONE]\n\n");
     stopped.await;
+}
+
+/// Case: two clients use one request id at once (vLLM issues 10583 and 15041).
+#[tokio::test]
+async fn two_streams_of_one_request_id_do_not_touch_each_other() {
+    let scheduler = Scheduler::start().await;
+    let gate = Arc::new(Notify::new());
+    let events = vec!["data: 1\n\n", "data: [DONE]\n\n"];
+    let engine = Engine::start(Script::Stream { events, gate: Some(gate.clone()), proper_end: true }).await;
+    let _node = Node::with(&scheduler, "n", vec![report("e", engine.address)]).await;
+    let uri = format!("http://{}/v1/chat/completions", scheduler.bound.gateway);
+    let open = async |text: &str| {
+        let request = Request::post(&uri).header("x-request-id", "job-7").body(Full::from(chat_body(text, true))).unwrap();
+        let mut response = scheduler.send(request).await;
+        assert_eq!(response.headers()["x-request-id"], "job-7");
+        response.body_mut().frame().await.unwrap().unwrap();
+        response
+    };
+    let (first, second) = (open("one").await, open("two").await);
+    drop(first);
+    engine.left.notified().await;
+    let one_open = || async { (scheduler.metric("trackside_scheduler_open_streams").await == 1.0).then_some(()) };
+    eventually("one stream is open", one_open).await;
+    gate.notify_one();
+    assert_eq!(second.into_body().collect().await.unwrap().to_bytes(), "data: [DONE]\n\n");
+    assert_eq!(scheduler.metric("trackside_scheduler_open_streams").await, 0.0);
 }

@@ -232,6 +232,22 @@ async fn in_flight_requests_count_once_whoever_opened_them() {
         }
     }
     scheduler.engine_where("n", "e", |engine| engine["requests_in_flight"] == 112 && engine["open_here"] == 0).await;
+    // A record that changes within one life keeps what is open there.
+    {
+        let asked = scheduler.chat("hi");
+        let renewed = async {
+            scheduler.engine_where("n", "e", |engine| engine["open_here"] == 1).await;
+            let tuned = v1::Engine { adapters: vec!["x".into()], load: Some(load.clone()), ..report("e", engine.address) };
+            node.changed(vec![tuned], false).await;
+            let tuned = scheduler.engine_where("n", "e", |engine| engine["adapters"][0] == "x").await;
+            assert_eq!((&tuned["open_here"], &tuned["requests_in_flight"]), (&1.into(), &113.into()));
+        };
+        tokio::select! {
+            _ = asked => panic!("a hanging engine answers nobody"),
+            () = renewed => {}
+        }
+    }
+    scheduler.engine_where("n", "e", |engine| engine["open_here"] == 0).await;
     // An engine that does not count by replica: its own metrics, or our streams if they are more.
     let foreign = v1::Engine { load: Some(load), counts_in_flight: false, ..report("e", engine.address) };
     node.changed(vec![foreign], false).await;

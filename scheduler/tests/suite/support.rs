@@ -161,7 +161,7 @@ pub enum Script {
     Reset,
     /// Begins a body of 1000 bytes, sends these and closes.
     Cut(&'static str),
-    /// Streams events; each waits for the gate where there is one. Then ends the body properly, or just closes.
+    /// Streams events; each but the first waits for the gate where there is one. Then ends the body properly, or just closes.
     Stream { events: Vec<&'static str>, gate: Option<Arc<Notify>>, proper_end: bool },
     /// Reads the request and waits for its end.
     Hang,
@@ -260,8 +260,8 @@ async fn serve(mut socket: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, left: Arc<Not
                 let head =
                     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
                 let _ = socket.write_all(head.as_bytes()).await;
-                for event in events {
-                    if let Some(gate) = &gate {
+                for (i, event) in events.iter().enumerate() {
+                    if let Some(gate) = gate.as_ref().filter(|_| i > 0) {
                         let mut probe = [0];
                         tokio::select! {
                             () = gate.notified() => {}

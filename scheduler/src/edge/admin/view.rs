@@ -1,6 +1,5 @@
 //! `GET /debug/fleet` and the body of `/readyz`: the fleet as this replica knows it.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use domain::Role;
@@ -179,7 +178,7 @@ impl Engine {
             address: facts.address.to_string(),
             incarnation: facts.incarnation.to_string(),
             pid: facts.pid,
-            restarts: facts.restarts,
+            restarts: pulse.restarts,
             state: pulse.state.as_str(),
             reason: engine.reason().to_string(),
             evidence: match pulse.evidence {
@@ -206,7 +205,7 @@ impl Engine {
             index_blocks: engine.log.blocks(),
             index: engine.log.phase().as_str(),
             tokenizer,
-            picks: engine.picks.load(Ordering::Relaxed),
+            picks: engine.picks(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use domain::id::NAME_BYTES_MAX;
 use domain::node::NodeIdentity;
 use domain::{AssetsDigest, EngineName, NodeId};
 use proto::convert::EngineReport;
@@ -15,6 +16,9 @@ use super::assets::Assembly;
 use super::{Commands, Nodes};
 use crate::fleet::engine::{Facts, Report};
 use crate::fleet::table::{Changes, ENGINES_PER_NODE_MAX, Session};
+
+/// Of why an engine is in its state, so much is kept.
+const REASON_CHARS_MAX: usize = 512;
 
 const _: () = assert!(ENGINES_MAX == ENGINES_PER_NODE_MAX);
 
@@ -158,19 +162,26 @@ impl StateStream {
         let mut changes = Changes { host: host.map(Into::into), complete, ..Changes::default() };
         for wire in engines.into_iter().take(ENGINES_MAX + 1) {
             let name = wire.name.clone();
+            let names = std::iter::once(&wire.model).chain(&wire.adapters);
+            if names.map(String::len).any(|bytes| bytes > NAME_BYTES_MAX) {
+                self.leave_out(&name, "a model's or adapter's name is too long");
+                continue;
+            }
             match EngineReport::try_from(wire) {
                 Ok(report) => {
                     self.digests.extend(report.assets);
                     changes.engines.push(taken_apart(report));
                 }
-                Err(invalid) => {
-                    self.nodes.metrics.messages_refused.inc();
-                    tracing::warn!(node = %self.node, engine = %name, "left out an engine's report: {invalid}");
-                }
+                Err(invalid) => self.leave_out(&name, invalid),
             }
         }
         changes.removed = removed.iter().take(ENGINES_MAX).map(EngineName::new).collect();
         changes
+    }
+
+    fn leave_out(&self, engine: &str, why: impl std::fmt::Display) {
+        self.nodes.metrics.messages_refused.inc();
+        tracing::warn!(node = %self.node, engine, "left out an engine's report: {why}");
     }
 
     fn ask_for_assets(&mut self) {
@@ -236,9 +247,9 @@ fn taken_apart(report: EngineReport) -> (EngineName, Report) {
         address,
         dp_rank,
         context_length,
-        restarts,
         pid,
         counts_in_flight,
     };
-    (name, Report { facts, state, reason: reason.into(), load, steps })
+    let reason = reason.chars().take(REASON_CHARS_MAX).collect::<String>().into();
+    (name, Report { facts, state, reason, load, restarts, steps })
 }
