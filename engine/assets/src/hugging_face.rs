@@ -24,8 +24,7 @@ pub(crate) fn open(folder: &Path) -> Result<ModelAssets, AssetsError> {
         ));
         config.tie_word_embeddings = false;
     }
-    let container = files.first().map_or(folder, |_| folder).to_path_buf();
-    let tensors = architecture.select(&config, Names::HuggingFace, files, &mut found, &container)?;
+    let tensors = architecture.select(&config, Names::HuggingFace, files, &mut found, folder)?;
     warnings.extend(unread_warning(folder, &found));
     let (text, generation) = text::read(folder, config_eos, &mut warnings)?;
     Ok(ModelAssets { path: folder.to_path_buf(), format: Format::HuggingFace, config, generation, tensors, text, warnings })

@@ -101,8 +101,11 @@ fn settle(text: &Text, skip_special: bool, ids: &mut VecDeque<u32>, given: &mut 
     if !finish && (waits || now.len() <= before.len()) {
         return;
     }
-    // A run of bytes that turned out to be no text reads differently as a whole; what was given stays, the rest follows it.
-    out.push_str(now.strip_prefix(before.as_str()).or_else(|| now.get(before.len()..)).unwrap_or_default());
+    match now.strip_prefix(before.as_str()) {
+        Some(new) => out.push_str(new),
+        // A run of bytes that turned out to be no text reads differently as a whole. What was given stays; the rest is read alone.
+        None => out.push_str(&decode(&tail[*given..])),
+    }
     // What was given last is the context of what comes next.
     ids.drain(..*given);
     *given = ids.len();

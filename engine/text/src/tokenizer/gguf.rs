@@ -128,10 +128,17 @@ fn splitting(splitting: &Splitting) -> Result<PreTokenizerWrapper, TextError> {
 /// SentencePiece's mark for a space.
 const SPACE: &str = "▁";
 
+/// The longest piece: every way to cut each in two is tried. SentencePiece itself makes pieces of 16 characters unless told otherwise.
+const MAX_PIECE_BYTES: usize = 256;
+
 /// SentencePiece BPE: merges follow from the scores, as in transformers' converter; bytes are the fallback.
 fn sentence_piece(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
     if gguf.scores.len() != gguf.tokens.len() {
         return Err(TextError::Tokenizer("tokenizer.ggml.scores are missing".to_owned()));
+    }
+    if let Some(id) = gguf.tokens.iter().position(|token| token.len() > MAX_PIECE_BYTES) {
+        let length = gguf.tokens[id].len();
+        return Err(TextError::Tokenizer(format!("token {id} is {length} bytes long; at most {MAX_PIECE_BYTES} are supported")));
     }
     let vocab = vocab(gguf);
     let merges = merges_by_score(gguf, &vocab);

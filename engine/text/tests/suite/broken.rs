@@ -66,6 +66,12 @@ fn gguf_metadata() {
     refuses(&of(&|t| t.merges.push("ab".into())), "\"ab\"");
     refuses(&of(&|t| t.merges.push("a z".into())), "");
     refuses(&of(&|t| t.model = "llama".into()), "scores");
+    let long = |t: &mut GgufTokenizer| {
+        t.model = "llama".into();
+        t.tokens.push("x".repeat(257));
+        t.scores = vec![0.0; 5];
+    };
+    refuses(&of(&long), "token 4 is 257 bytes");
     refuses(&TextAssets { add_bos: Some(true), ..of(&|_| {}) }, "bos");
     let eos = Some(SpecialToken { text: "<e>".into(), id: Some(3) });
     let with_eos = TextAssets { add_eos: Some(true), eos, ..of(&|_| {}) };

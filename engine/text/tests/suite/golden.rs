@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use engine_assets::{GgufTokenizer, SpecialToken, TextAssets, TokenKind, TokenizerSource};
 use engine_text::{ChatRequest, Text};
 use serde_json::Value;
 
@@ -78,6 +79,56 @@ fn renders_chats_as_transformers_does() {
     for name in ["llama", "llama31"] {
         let text = text(&model(name));
         cases(&model(name).join("chat.json")).iter().for_each(|case| check_chat(&text, case));
+    }
+}
+
+/// The vocabulary of `goldens/sentence_piece.json`, as GGUF metadata would give it.
+pub fn sentence_piece() -> Text {
+    let golden = sentence_piece_golden();
+    let list = |key: &str| golden[key].as_array().expect("a list").iter();
+    let kind = |number: &Value| match number.as_u64() {
+        Some(2) => TokenKind::Unknown,
+        Some(3) => TokenKind::Control,
+        Some(4) => TokenKind::UserDefined,
+        Some(6) => TokenKind::Byte,
+        _ => TokenKind::Normal,
+    };
+    let tokenizer = GgufTokenizer {
+        model: "llama".to_owned(),
+        tokens: list("tokens").map(|token| token.as_str().expect("a token").to_owned()).collect(),
+        kinds: list("kinds").map(kind).collect(),
+        scores: list("scores").map(|score| score.as_f64().expect("a score") as f32).collect(),
+        ..GgufTokenizer::default()
+    };
+    let special = |text: &str, id| Some(SpecialToken { text: text.to_owned(), id: Some(id) });
+    let assets = TextAssets {
+        tokenizer: TokenizerSource::Gguf(tokenizer),
+        chat_template: None,
+        tool_template: None,
+        bos: special("<s>", 1),
+        eos: special("</s>", 2),
+        pad: None,
+        unk: special("<unk>", 0),
+        add_bos: None,
+        add_eos: None,
+    };
+    Text::new(&assets).expect("a tokenizer")
+}
+
+fn sentence_piece_golden() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/sentence_piece.json");
+    serde_json::from_slice(&std::fs::read(path).expect("the golden")).expect("goldens are JSON")
+}
+
+#[test]
+fn sentence_piece_from_metadata_is_as_transformers_builds_it() {
+    let text = sentence_piece();
+    for case in sentence_piece_golden()["cases"].as_array().unwrap() {
+        let input = case["text"].as_str().unwrap();
+        let expected = ids(&case["ids"]);
+        assert_eq!(text.encode(input, false).unwrap(), expected, "{input:?}");
+        assert_eq!(text.encode(input, true).unwrap(), [&[1], &expected[..]].concat(), "{input:?} with bos");
+        assert_eq!(text.decode(&expected, false).unwrap(), case["decoded"].as_str().unwrap(), "{input:?}");
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::sync::LazyLock;
 
-use engine_assets::{GgufTokenizer, TextAssets, TokenKind, TokenizerSource};
 use engine_text::{Detokenizer, Text};
 use proptest::prelude::*;
 
-use crate::golden::{model, text};
+use crate::golden::{model, sentence_piece, text};
 
 static BYTE_LEVEL: LazyLock<Text> = LazyLock::new(|| text(&model("llama")));
 static SENTENCE_PIECE: LazyLock<Text> = LazyLock::new(sentence_piece);
@@ -15,37 +14,6 @@ fn stream(mut detokenizer: Detokenizer, ids: &[u32]) -> String {
     let mut out: String = ids.iter().map(|id| detokenizer.push(*id).to_owned()).collect();
     out.push_str(detokenizer.finish());
     out
-}
-
-/// A SentencePiece vocabulary with all bytes.
-fn sentence_piece() -> Text {
-    let pieces = ["▁", "h", "e", "l", "o", "▁h", "ll", "▁he", "▁hello", "llo", "é", "▁é", "1", "2"];
-    let bytes = (0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), TokenKind::Byte, 0.0));
-    let first = [("<unk>", TokenKind::Unknown), ("<s>", TokenKind::Control), ("</s>", TokenKind::Control)];
-    let all: Vec<(String, TokenKind, f32)> = (first.into_iter().map(|(token, kind)| (token.to_owned(), kind, 0.0)))
-        .chain(bytes)
-        .chain(pieces.into_iter().enumerate().map(|(rank, piece)| (piece.to_owned(), TokenKind::Normal, -(rank as f32))))
-        .collect();
-    let tokenizer = GgufTokenizer {
-        model: "llama".to_owned(),
-        tokens: all.iter().map(|(token, ..)| token.clone()).collect(),
-        kinds: all.iter().map(|(_, kind, _)| *kind).collect(),
-        scores: all.iter().map(|(.., score)| *score).collect(),
-        ..GgufTokenizer::default()
-    };
-    let special = |text: &str, id| Some(engine_assets::SpecialToken { text: text.to_owned(), id: Some(id) });
-    let assets = TextAssets {
-        tokenizer: TokenizerSource::Gguf(tokenizer),
-        chat_template: None,
-        tool_template: None,
-        bos: special("<s>", 1),
-        eos: special("</s>", 2),
-        pad: None,
-        unk: special("<unk>", 0),
-        add_bos: None,
-        add_eos: None,
-    };
-    Text::new(&assets).expect("a tokenizer")
 }
 
 /// The ids of bytes in the byte-level vocabulary of the tiny model.
@@ -97,17 +65,30 @@ fn special_tokens_are_skipped_or_shown() {
 
 #[test]
 fn sentence_piece_round_trips() {
-    let text = sentence_piece();
-    for input in ["hello hello", "hello 中 é1", "  hello", "🚂"] {
-        let ids = text.encode(input, true).unwrap();
+    for input in ["the signals", "stands 中 é1", "  the", "🚂", "a\nb"] {
+        let ids = SENTENCE_PIECE.encode(input, true).unwrap();
         assert_eq!(ids[0], 1, "bos comes first");
-        assert_eq!(text.decode(&ids, true).unwrap(), input, "{ids:?}");
-        assert_eq!(stream(text.detokenizer(&[], true), &ids), input, "{ids:?}");
+        assert_eq!(SENTENCE_PIECE.decode(&ids, true).unwrap(), input, "{ids:?}");
+        assert_eq!(stream(SENTENCE_PIECE.detokenizer(&[], true), &ids), input, "{ids:?}");
     }
-    // "▁hello" is one token, and as output it begins with its space, which the beginning of a text has not.
-    let prompt = text.encode("hello", true).unwrap();
+    // "▁the" is one token, and as output it begins with its space, which the beginning of a text has not.
+    let prompt = SENTENCE_PIECE.encode("the", true).unwrap();
     assert_eq!(prompt.len(), 2);
-    assert_eq!(stream(text.detokenizer(&prompt, true), &prompt[1..]), " hello");
+    assert_eq!(stream(SENTENCE_PIECE.detokenizer(&prompt, true), &prompt[1..]), " the");
+}
+
+/// Byte tokens that make no character are shown once enough came that they cannot, or at the end.
+#[test]
+fn sentence_piece_bytes_that_are_no_text() {
+    let byte = |byte: u8| 3 + u32::from(byte);
+    let replaced = stream(SENTENCE_PIECE.detokenizer(&[], true), &[byte(0xFF); 20]);
+    assert_eq!(replaced, "\u{fffd}".repeat(20));
+    let mut detokenizer = SENTENCE_PIECE.detokenizer(&[], true);
+    assert_eq!([0xE4, 0xB8, 0xAD].map(|part| detokenizer.push(byte(part)).to_owned()), ["", "", "中"]);
+    assert_eq!(
+        (detokenizer.push(byte(0xE4)).to_owned(), detokenizer.finish().to_owned()),
+        (String::new(), "\u{fffd}".to_owned())
+    );
 }
 
 proptest! {
