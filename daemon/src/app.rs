@@ -17,11 +17,11 @@ use crate::config::{Config, Slot};
 use crate::edge::{admin, control};
 use crate::node::{Counters, EngineStatus, Node};
 use crate::report::blocks::Blocks;
-use crate::run::Orders;
 use crate::run::cgroup::CgroupBase;
 use crate::run::probe::ExitProbe;
 use crate::run::record::Records;
-use crate::run::supervisor::{Shared, Supervisor};
+use crate::run::supervisor::Supervisor;
+use crate::run::{Orders, Shared};
 
 /// What the agent listens on, as bound: the JSON line on stdout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

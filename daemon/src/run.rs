@@ -12,8 +12,10 @@
 
 pub mod cgroup;
 pub mod exit;
+pub mod life;
 pub mod log;
 pub mod machine;
+pub mod policy;
 pub mod probe;
 pub mod process;
 pub mod record;
@@ -21,9 +23,18 @@ pub mod supervisor;
 pub mod tree;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use domain::EngineName;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use self::cgroup::CgroupBase;
+use self::probe::ExitProbe;
+use self::record::{Record, Records};
+use crate::config::OnStop;
+use crate::node::{Counters, Node};
 
 /// Orders waiting for one engine.
 const ORDERS_MAX: usize = 16;
@@ -63,5 +74,30 @@ impl Orders {
     pub fn send(&self, engine: &EngineName, order: Order) -> Result<(), Refused> {
         let sender = self.engines.get(engine).ok_or(Refused::NoSuchEngine)?;
         sender.try_send(order).map_err(|_| Refused::Busy)
+    }
+}
+
+/// What all supervisors of one agent share.
+pub struct Shared {
+    pub node: Arc<Node>,
+    pub records: Records,
+    pub state_dir: PathBuf,
+    pub boot_id: String,
+    /// The error says why processes are kept together only by their family.
+    pub cgroups: Result<CgroupBase, String>,
+    pub probe: ExitProbe,
+    pub on_stop: OnStop,
+    /// Program that runs `engine …`.
+    pub engine_program: PathBuf,
+}
+
+impl Shared {
+    /// Writes a record. A full disk is counted and told, and stops no engine: it matters more than its record.
+    pub async fn save(&self, engine: &str, record: &Record) {
+        let (records, name, record) = (self.records.clone(), engine.to_owned(), record.clone());
+        if let Ok(Err(fault)) = spawn_blocking(move || records.save(&name, &record)).await {
+            Counters::add(&self.node.counters.record_failures, 1);
+            tracing::error!(%fault);
+        }
     }
 }

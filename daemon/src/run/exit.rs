@@ -82,6 +82,8 @@ pub enum ExitClass {
     Stuck,
     /// It did not answer any more.
     Silent,
+    /// It said so itself.
+    Failed,
     /// It never became ready.
     NotReady,
     /// It could not be started.
@@ -90,8 +92,17 @@ pub enum ExitClass {
 }
 
 impl ExitClass {
-    pub const ALL: [Self; 8] =
-        [Self::Asked, Self::Code, Self::Signal, Self::Stuck, Self::Silent, Self::NotReady, Self::Spawn, Self::Unknown];
+    pub const ALL: [Self; 9] = [
+        Self::Asked,
+        Self::Code,
+        Self::Signal,
+        Self::Stuck,
+        Self::Silent,
+        Self::Failed,
+        Self::NotReady,
+        Self::Spawn,
+        Self::Unknown,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +111,7 @@ impl ExitClass {
             Self::Signal => "signal",
             Self::Stuck => "stuck",
             Self::Silent => "silent",
+            Self::Failed => "failed",
             Self::NotReady => "not_ready",
             Self::Spawn => "spawn",
             Self::Unknown => "unknown",

@@ -23,46 +23,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::run::exit::{Exit, ExitClass};
-
-/// How patient the supervisor is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
-    /// Longest time from start to the first answer; loading a large model takes minutes (vLLM allows 600 s).
-    pub ready_within: Duration,
-    /// Longest time without any sign of life of an engine that has answered once.
-    pub silent_after: Duration,
-    /// Longest time in which requests run and no step is made.
-    pub stuck_after: Duration,
-    /// How long requests may take to finish once the engine is to be stopped.
-    pub drain_within: Duration,
-    /// Time between SIGTERM and SIGKILL.
-    pub term_grace: Duration,
-    /// First and longest delay before a restart; doubles in between.
-    pub backoff_first: Duration,
-    pub backoff_max: Duration,
-    /// Serving this long without a crash forgives the crashes before.
-    pub stable_after: Duration,
-    /// More crashes than this within [`Policy::crash_window`] end in quarantine.
-    pub crashes_max: usize,
-    pub crash_window: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            ready_within: Duration::from_secs(600),
-            silent_after: Duration::from_secs(30),
-            stuck_after: Duration::from_secs(60),
-            drain_within: Duration::from_secs(30),
-            term_grace: Duration::from_secs(10),
-            backoff_first: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(60),
-            stable_after: Duration::from_secs(600),
-            crashes_max: 5,
-            crash_window: Duration::from_secs(600),
-        }
-    }
-}
+pub use crate::run::policy::Policy;
 
 /// Share by which a delay is longer or shorter than its nominal value, so that engines that died together do not start together.
 const JITTER: f64 = 0.2;
@@ -95,6 +56,14 @@ pub enum Event {
     },
     /// The engine could not be reached just now.
     Silent {
+        why: String,
+    },
+    /// The engine answers, and what it says is that it has failed.
+    Failed {
+        why: String,
+    },
+    /// It must not be started: a person has to look first.
+    Forbidden {
         why: String,
     },
     /// The main process is gone.
@@ -296,6 +265,15 @@ impl Machine {
                 if !matches!(self.phase, Phase::Serving { .. } | Phase::Leaving { .. }) && self.crashing().is_none() {
                     self.reason = why;
                 }
+                Vec::new()
+            }
+            Event::Failed { why } => match self.phase {
+                Phase::Starting { .. } | Phase::Warming { .. } | Phase::Serving { .. } => self.crash(ExitClass::Failed, why),
+                _ => Vec::new(),
+            },
+            Event::Forbidden { why } => {
+                self.reason = why;
+                self.phase = Phase::Quarantined;
                 Vec::new()
             }
             Event::Exited(exit) => self.exited(exit),

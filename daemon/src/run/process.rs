@@ -96,6 +96,13 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// One that has ended and was never asked how must not stay a zombie; one that runs is not touched.
+    fn drop(&mut self) {
+        let _status = self.status();
+    }
+}
+
 #[expect(
     deprecated,
     reason = "its replacement is unsafe for the sake of types that may close or change their descriptor; an OwnedFd does neither"

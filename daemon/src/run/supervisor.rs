@@ -1,33 +1,27 @@
 //! Does what the state machine of one engine decides, and tells it what happens.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{DataAddress, EngineName, EngineState, Incarnation};
+use domain::{DataAddress, EngineName, EngineState};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::attach::{self, Observed, Seen, Target};
 use crate::config::{OnStop, Slot, SlotKind};
-use crate::node::{Counters, Node, Urgency};
+use crate::node::{Counters, Urgency};
 use crate::report::blocks::BlockLog;
-use crate::run::cgroup::{Cgroup, CgroupBase};
 use crate::run::exit::{Exit, ExitClass};
+use crate::run::life::{Adopted, Life};
 use crate::run::log::{LOG_BYTES_MAX, Log};
 use crate::run::machine::{Action, Event, Machine};
-use crate::run::probe::ExitProbe;
-use crate::run::process::{Launch, Process, ProcessId};
-use crate::run::record::{Record, Records};
-use crate::run::tree::Tree;
-use crate::run::{Order, exit};
+use crate::run::record::Record;
+use crate::run::{Order, Shared};
 
 /// Observations of one engine that wait for its supervisor.
 const SEEN_MAX: usize = 64;
-/// How long the ending of a tree may take before what is left is named by pid.
-const CLEAR_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at the size of the log and at who descends from the engine.
 const CARE_EVERY: Duration = Duration::from_secs(10);
 /// Lines of output shown with a crash.
@@ -36,20 +30,7 @@ const REASON_LINES: usize = 3;
 const QUARANTINE_LINES: usize = 20;
 const REASON_CHARS_MAX: usize = 2000;
 
-/// What all supervisors of one agent share.
-pub struct Shared {
-    pub node: Arc<Node>,
-    pub records: Records,
-    pub state_dir: PathBuf,
-    pub boot_id: String,
-    /// The error says why processes are kept together only by their family.
-    pub cgroups: Result<CgroupBase, String>,
-    pub probe: ExitProbe,
-    pub on_stop: OnStop,
-    /// Program that runs `engine …`.
-    pub engine_program: PathBuf,
-}
-
+/// One engine's supervisor.
 pub struct Supervisor {
     shared: Arc<Shared>,
     slot: Slot,
@@ -63,23 +44,6 @@ pub struct Supervisor {
     seen: (mpsc::Sender<Seen>, mpsc::Receiver<Seen>),
     cared_at: Instant,
     restarts_before: u32,
-    /// Where the running life listens, as written in its record.
-    address: Option<SocketAddr>,
-}
-
-/// One life of the engine's process.
-struct Life {
-    tree: Tree,
-    process: Option<Process>,
-    /// The process's end was told to the machine.
-    ended: bool,
-    attached: CancellationToken,
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.attached.cancel();
-    }
 }
 
 /// What the loop woke up for.
@@ -108,7 +72,6 @@ impl Supervisor {
             seen: mpsc::channel(SEEN_MAX),
             cared_at: Instant::now(),
             restarts_before: 0,
-            address: None,
         }
     }
 
@@ -137,26 +100,21 @@ impl Supervisor {
                     self.machine.on(now, Event::Stop)
                 }
                 Woken::Order(Some(order)) => {
-                    if let Order::Drain(on) = order {
-                        self.amend(|record| record.drain = on).await;
+                    if let (Order::Drain(on), Some(life)) = (order, &mut self.life) {
+                        life.amend(&self.shared, |record| record.drain = on).await;
                     }
                     self.ordered(order)
                 }
                 Woken::Order(None) => break,
                 Woken::Seen(seen) => {
-                    if let Seen::Observed(observed) = &seen
-                        && self.life.is_some()
-                        && self.address != Some(observed.address)
-                    {
-                        self.address = Some(observed.address);
-                        self.amend(|record| record.address = self.address).await;
+                    if let (Seen::Observed(observed), Some(life)) = (&seen, &mut self.life) {
+                        life.amend(&self.shared, |record| record.address = Some(observed.address)).await;
                     }
                     self.observed(seen)
                 }
                 Woken::Exited(exit) => {
                     if let Some(life) = &mut self.life {
-                        life.ended = true;
-                        life.attached.cancel();
+                        life.has_ended();
                     }
                     let exit = self.with_probe(exit);
                     tracing::info!(engine = %self.slot.name, %exit, "engine ended");
@@ -171,12 +129,10 @@ impl Supervisor {
                     }
                     self.machine.on(now, Event::Cleared { survivors })
                 }
-                Woken::Tick => {
-                    self.care();
-                    self.machine.on(now, Event::Tick)
-                }
+                Woken::Tick => self.machine.on(now, Event::Tick),
             };
             self.act(actions).await;
+            self.care();
         }
         self.publish();
     }
@@ -189,17 +145,19 @@ impl Supervisor {
                 None => std::future::pending().await,
             }
         };
-        let process = self.life.as_ref().filter(|life| !life.ended).and_then(|life| life.process.as_ref());
+        let life = self.life.as_ref().filter(|life| life.is_running());
         let ended = async {
-            match process {
-                Some(process) => process.ended().await,
+            match life {
+                Some(life) => life.ended().await,
                 None => std::future::pending().await,
             }
         };
+        let main = self.life.as_ref().map(Life::pid);
         let clearing = &mut self.clearing;
         let cleared = async {
             match clearing {
-                Some(task) => task.await.unwrap_or_default(),
+                // Whoever failed to look may not say that nobody is there.
+                Some(task) => task.await.unwrap_or_else(|_| main.into_iter().collect()),
                 None => std::future::pending().await,
             }
         };
@@ -238,8 +196,7 @@ impl Supervisor {
             Err(fault) => {
                 // Starting might double an engine that cannot be seen; not starting is what a person can repair.
                 tracing::error!(engine = %self.name(), %fault, "not started");
-                let actions = self.machine.on(self.now(), Event::SpawnFailed { why: fault.to_string() });
-                self.act(actions).await;
+                let _none = self.machine.on(self.now(), Event::Forbidden { why: fault.to_string() });
                 return;
             }
         };
@@ -256,40 +213,25 @@ impl Supervisor {
         self.act(actions).await;
     }
 
-    /// `true` when the engine of an earlier agent runs on as ours. Else nothing of it is left, or the machine knows what is.
+    /// `true` when the engine of an earlier agent runs on as ours, or when what is left of it forbids a start.
     async fn adopt(&mut self, record: Record) -> bool {
-        let id = record.pid.zip(record.start_ticks).map(|(pid, start_ticks)| ProcessId { pid, start_ticks });
-        let cgroup = record.cgroup.as_deref().and_then(Cgroup::adopt);
-        let mut tree = Tree::new(record.life.clone(), id, cgroup);
-        let process = match id.map(Process::adopt) {
-            Some(Ok(process)) => process,
-            Some(Err(error)) => {
-                tracing::warn!(engine = %self.name(), %error, "the recorded process cannot be watched and is ended");
-                None
+        match Life::adopt(&self.shared, &self.slot, record).await {
+            Adopted::Gone => false,
+            Adopted::Left { survivors } => {
+                let pids = survivors.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                let why = format!("an earlier engine is gone, and its processes {pids} could not be ended");
+                let _none = self.machine.on(self.now(), Event::Forbidden { why });
+                true
             }
-            None => None,
-        };
-        let Some(process) = process else {
-            let survivors = spawn_blocking(move || tree.clear(CLEAR_WITHIN)).await.unwrap_or_default();
-            if survivors.is_empty() {
-                self.shared.records.remove(self.name().as_str());
-                return false;
+            Adopted::Runs(life) => {
+                tracing::info!(engine = %self.name(), pid = life.pid(), "adopted");
+                self.attach(life.attached(), life.address());
+                self.life = Some(*life);
+                let actions = self.machine.on(self.now(), Event::Adopted);
+                self.act(actions).await;
+                true
             }
-            let why = "its process is gone, but not all that it started".to_owned();
-            let _clear = self.machine.on(self.now(), Event::SpawnFailed { why });
-            let _none = self.machine.on(self.now(), Event::Cleared { survivors });
-            return true;
-        };
-        tracing::info!(engine = %self.name(), pid = process.id.pid, "adopted");
-        tree.remember();
-        self.shared.probe.watch(process.id.pid);
-        let attached = CancellationToken::new();
-        self.life = Some(Life { tree, process: Some(process), ended: false, attached: attached.clone() });
-        self.address = record.address;
-        self.attach(attached, record.address);
-        let actions = self.machine.on(self.now(), Event::Adopted);
-        self.act(actions).await;
-        true
+        }
     }
 
     async fn act(&mut self, actions: Vec<Action>) {
@@ -305,80 +247,35 @@ impl Supervisor {
                     open.extend(self.machine.on(self.now(), event));
                 }
                 Action::Terminate => {
-                    let process = self.life.as_ref().and_then(|life| life.process.as_ref());
-                    if let Some(Err(error)) = process.map(Process::terminate) {
+                    if let Some(Err(error)) = self.life.as_ref().map(Life::terminate) {
                         tracing::debug!(engine = %self.name(), %error, "SIGTERM found nobody");
                     }
                 }
                 Action::Clear => {
-                    if let Some(class) = self.machine.take_exit() {
-                        self.count(class);
-                    }
-                    let tree = self.life.as_ref().map(|life| life.tree.clone());
-                    if let Some(life) = &self.life {
-                        life.attached.cancel();
-                    }
-                    self.clearing = Some(spawn_blocking(move || tree.map(|tree| tree.clear(CLEAR_WITHIN)).unwrap_or_default()));
+                    let clear = self.life.as_ref().map(Life::clear);
+                    self.clearing = Some(spawn_blocking(move || clear.map(|clear| clear()).unwrap_or_default()));
                 }
             }
+        }
+        if let Some(class) = self.machine.take_exit() {
+            self.count(class);
         }
     }
 
     async fn spawn(&mut self) -> Result<(), String> {
-        let life = format!("{:016x}", rand::random::<u64>());
-        let (command, env) = self.slot.launch(&self.shared.engine_program);
-        let log = self.log.as_ref().map(Log::begin).transpose();
-        let log = log.map_err(|error| format!("cannot open its log: {error}; free space under the state folder"))?;
-        let log = match log {
-            Some(log) => log,
-            None => std::fs::File::options().write(true).open("/dev/null").map_err(|error| error.to_string())?,
-        };
-        let cgroup = match &self.shared.cgroups {
-            Ok(base) => base.create(&life).map_err(|error| error.to_string()),
-            Err(why) => Err(why.clone()),
-        };
-        let mut record = Record {
-            life: life.clone(),
-            boot_id: self.shared.boot_id.clone(),
-            pid: None,
-            start_ticks: None,
-            cgroup: cgroup.as_ref().ok().map(|cgroup| cgroup.path().to_owned()),
-            drain: self.machine.drains(),
-            restarts: self.restarts(),
-            address: None,
-        };
-        self.save(&record).await;
-        let launch = Launch { command: &command, env: &env, life: &life, log };
-        let process = Process::spawn(launch).map_err(|error| {
-            if let Ok(cgroup) = &cgroup {
-                cgroup.remove();
-            }
-            let program = command.first().map(String::as_str).unwrap_or_default();
-            format!("cannot start {program:?}: {error}")
-        })?;
-        let containment = match &cgroup {
-            Ok(cgroup) => cgroup.add(process.id.pid).map_err(|error| format!("cannot enter its cgroup: {error}")),
-            Err(why) => Err(why.clone()),
-        };
-        let containment = containment.map_or_else(|why| format!("process family ({why})"), |()| "cgroup".to_owned());
-        self.shared.probe.watch(process.id.pid);
-        record.pid = Some(process.id.pid);
-        record.start_ticks = Some(process.id.start_ticks);
-        self.save(&record).await;
-        tracing::info!(engine = %self.name(), pid = process.id.pid, containment, "engine started");
+        let life = Life::start(&self.shared, &self.slot, self.log.as_ref(), self.machine.drains(), self.restarts()).await?;
+        let (containment, incarnation) = (life.containment().to_owned(), life.incarnation());
+        tracing::info!(engine = %self.name(), pid = life.pid(), containment, "engine started");
         self.shared.node.update(&self.slot.name, Urgency::Usual, |status| {
             status.containment = containment;
-            status.incarnation = Incarnation(u64::from_str_radix(&life, 16).unwrap_or_default());
+            status.incarnation = incarnation;
             status.steps = 0;
             status.load = domain::Load::default();
         });
-        let attached = CancellationToken::new();
-        let tree = Tree::new(life.clone(), Some(process.id), cgroup.ok());
-        self.life = Some(Life { tree, process: Some(process), ended: false, attached: attached.clone() });
-        self.address = None;
         // What an earlier life said must not be taken for this one's.
         self.seen = mpsc::channel(SEEN_MAX);
-        self.attach(attached, None);
+        self.attach(life.attached(), None);
+        self.life = Some(life);
         Ok(())
     }
 
@@ -388,27 +285,6 @@ impl Supervisor {
         tokio::spawn(async move {
             cancel.run_until_cancelled(attach::watch(target, node, blocks, seen)).await;
         });
-    }
-
-    async fn save(&self, record: &Record) {
-        let (records, name, record) = (self.shared.records.clone(), self.name().as_str().to_owned(), record.clone());
-        let saved = spawn_blocking(move || records.save(&name, &record)).await;
-        if let Ok(Err(fault)) = saved {
-            // The engine matters more than its record: it serves on, and a person is told.
-            Counters::add(&self.shared.node.counters.record_failures, 1);
-            tracing::error!(%fault);
-        }
-    }
-
-    /// Changes the record of the running life.
-    async fn amend(&self, change: impl FnOnce(&mut Record)) {
-        if self.life.is_none() {
-            return;
-        }
-        if let Ok(Some(mut record)) = self.shared.records.load(self.name().as_str()) {
-            change(&mut record);
-            self.save(&record).await;
-        }
     }
 
     fn ordered(&mut self, order: Order) -> Vec<Action> {
@@ -427,7 +303,8 @@ impl Supervisor {
             Seen::Silent(why) => self.machine.on(now, Event::Silent { why }),
             Seen::Observed(observed) => {
                 let event = match observed.state {
-                    EngineState::Starting | EngineState::Warming | EngineState::Absent => Event::Answers,
+                    EngineState::Absent | EngineState::Starting | EngineState::Warming => Event::Answers,
+                    EngineState::Crashed => Event::Failed { why: "it says that it has failed".into() },
                     state => Event::Serves {
                         busy: observed.busy(),
                         running: observed.load.running,
@@ -469,9 +346,8 @@ impl Supervisor {
 
     /// How a process ended that was not our child, where the kernel probe saw it.
     fn with_probe(&self, exit: Exit) -> Exit {
-        let pid = self.life.as_ref().and_then(|life| life.process.as_ref()).map(|process| process.id.pid);
-        match (exit, pid) {
-            (exit::Exit::Unknown, Some(pid)) => self.shared.probe.exit_of(pid).unwrap_or(Exit::Unknown),
+        match (exit, self.life.as_ref().map(Life::pid)) {
+            (Exit::Unknown, Some(pid)) => self.shared.probe.exit_of(pid).unwrap_or(Exit::Unknown),
             (exit, _) => exit,
         }
     }
@@ -483,13 +359,15 @@ impl Supervisor {
         }
         self.cared_at = Instant::now();
         if let Some(life) = &mut self.life {
-            life.tree.remember();
+            life.remember();
         }
-        if let Some(log) = &self.log {
-            match log.rotate(LOG_BYTES_MAX) {
-                Ok(lost) => Counters::add(&self.shared.node.counters.log_bytes_lost, lost),
-                Err(error) => tracing::warn!(engine = %self.name(), %error, "its log cannot be rotated"),
-            }
+        if let Some(log) = self.log.clone() {
+            let node = self.shared.node.clone();
+            // Copying a full log waits for a disk, and the engine does not.
+            spawn_blocking(move || match log.rotate(LOG_BYTES_MAX) {
+                Ok(lost) => Counters::add(&node.counters.log_bytes_lost, lost),
+                Err(error) => tracing::warn!(log = %log.path().display(), %error, "the log cannot be rotated"),
+            });
         }
     }
 
@@ -498,7 +376,7 @@ impl Supervisor {
         let state = self.machine.state();
         let mut reason = self.machine.reason().to_owned();
         let ended = matches!(state, EngineState::Crashed | EngineState::Backoff | EngineState::Quarantined);
-        let pid = self.life.as_ref().filter(|life| !life.ended).and_then(|life| life.process.as_ref()).map_or(0, |p| p.id.pid);
+        let pid = self.life.as_ref().filter(|life| life.is_running()).map_or(0, Life::pid);
         let restarts = self.restarts();
         let board = self.shared.node.engine(&self.slot.name).ok();
         let before = board.as_ref().map(|status| status.state);

@@ -142,6 +142,18 @@ fn what_cannot_be_ended_is_named_and_nothing_is_started_beside_it() {
 }
 
 #[test]
+fn an_engine_that_says_it_failed_is_ended_and_one_that_may_not_start_is_not_started() {
+    let mut machine = check(true, &[(0.0, Event::Spawned, &[], Starting), (1.0, serves(1.0, 0), &[], Ready)]);
+    assert_eq!(machine.on(s(2.0), Event::Failed { why: "it says that it has failed".into() }), [Action::Clear]);
+    assert_eq!((machine.state(), machine.reason()), (Crashed, "it says that it has failed"));
+
+    let mut forbidden = Machine::new(Policy::default(), true, 1);
+    assert_eq!(forbidden.on(s(0.0), Event::Forbidden { why: "a record cannot be read".into() }), []);
+    assert_eq!((forbidden.state(), forbidden.deadline(s(0.0))), (Quarantined, None));
+    assert_eq!(forbidden.on(s(9.0), Event::Release), [Action::Spawn]);
+}
+
+#[test]
 fn delays_double_within_their_jitter_and_the_sixth_crash_is_the_last() {
     let mut machine = Machine::new(Policy::default(), true, 7);
     assert_eq!(machine.begin(Duration::ZERO), [Action::Spawn]);

@@ -209,6 +209,21 @@ async fn a_record_without_a_pid_does_not_let_a_second_engine_start_beside_the_fi
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_read_starts_nothing_until_a_person_has_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("engines")).unwrap();
+    fs::write(dir.path().join("engines/e.json"), "{\"life\":").unwrap();
+    let mut config = drained(config(dir.path()));
+    config.slots = vec![shell("e", "exec sleep 1000")];
+    let agent = Agent::start(config).await;
+    let status = agent.until_state("e", EngineState::Quarantined).await;
+    assert!(status.reason.contains("engines/e.json") && status.reason.contains("then remove the file"), "{}", status.reason);
+    assert!(agent.post("/engines/e/release").await.starts_with("HTTP/1.0 202"));
+    agent.until_state("e", EngineState::Ready).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_engine_that_keeps_dying_is_given_up_with_its_last_words() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
