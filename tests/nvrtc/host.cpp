@@ -97,7 +97,7 @@ static double worst_of(unsigned rows, unsigned columns) {
 }
 
 int main() {
-    constexpr double ERROR_MAX = 2e-6; // As in engine/cuda/tests/gpu.rs.
+    constexpr double ERROR_MAX = 2e-6; // As in engine/cuda/src/rms_norm.rs.
     bool right = true;
     for (const auto [rows, columns] : {std::pair{1u, 1u}, {3u, 31u}, {2u, 256u}, {5u, 1000u}, {4u, 4096u}, {2u, 14336u}}) {
         const double worst = worst_of(rows, columns);

@@ -120,7 +120,15 @@ fn seconds(flag: &str, value: f64) -> Result<Duration, Fault> {
 /// What a GPU backend would find here.
 fn devices(args: &EngineArgs) -> Result<(), Fault> {
     let report = engine_cuda::inspect();
-    print!("{report}");
+    println!("{report}");
+    for device in report.devices() {
+        match engine_cuda::selftest_rms_norm(device.index, 64, 4096, 1) {
+            Ok(error) => {
+                println!("GPU {}: self-test passed, rms_norm to a relative error of {:.1e}", device.index, error.relative)
+            }
+            Err(error) => println!("GPU {}: self-test failed: {error}; {}", device.index, error.action()),
+        }
+    }
     if args.devices {
         return Ok(());
     }

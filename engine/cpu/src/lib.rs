@@ -16,6 +16,7 @@ mod device;
 mod error;
 mod kernel;
 mod kv;
+pub mod oracle;
 mod pool;
 mod taken;
 mod weights;

@@ -73,6 +73,16 @@ pub enum Error {
         /// Its error's name.
         code: String,
     },
+    /// A self-test's result is further from the host's than rounding explains.
+    #[error("GPU {index} computes {kernel} wrong: {detail}")]
+    Wrong {
+        /// The device.
+        index: usize,
+        /// The kernel.
+        kernel: &'static str,
+        /// How far off, and what is allowed.
+        detail: String,
+    },
     /// A caller's arrays do not fit together.
     #[error("{what}")]
     Shape {
@@ -107,6 +117,7 @@ impl Error {
             Self::Compile { .. } | Self::Compiler { .. } => {
                 "report this message with the versions that `trackside engine --devices` prints".into()
             }
+            Self::Wrong { .. } => "take the GPU out of service and report this message, whichever of the two is at fault".into(),
             Self::Shape { .. } => "pass arrays of the sizes that the documentation states".into(),
         }
     }
