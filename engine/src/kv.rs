@@ -32,6 +32,8 @@ pub struct Kv {
     prefix: Prefix,
     leases: Leases,
     block_tokens: usize,
+    /// Whether anybody wants events.
+    tells_events: bool,
     events: Vec<KvEvent>,
     /// Event batches taken so far.
     batches: u64,
@@ -47,9 +49,9 @@ pub struct Full<'a> {
 }
 
 impl Kv {
-    pub fn new(blocks: usize, block_tokens: usize) -> Self {
+    pub fn new(blocks: usize, block_tokens: usize, tells_events: bool) -> Self {
         let (pool, prefix) = (Pool::new(blocks), Prefix::new(blocks, block_tokens));
-        Self { pool, prefix, leases: Leases::default(), block_tokens, events: Vec::new(), batches: 0 }
+        Self { pool, prefix, leases: Leases::default(), block_tokens, tells_events, events: Vec::new(), batches: 0 }
     }
 
     /// Blocks that cover `positions`.
@@ -124,7 +126,7 @@ impl Kv {
         if let Some(hash) = self.prefix.remove(block) {
             match self.events.last_mut() {
                 Some(KvEvent::Removed(hashes)) => hashes.push(hash),
-                _ => self.events.push(KvEvent::Removed(vec![hash])),
+                _ => self.tell(|| KvEvent::Removed(vec![hash])),
             }
         }
         table.push(block);
@@ -137,7 +139,7 @@ impl Kv {
         let Full { index, hash, parent, tokens, extra } = *full;
         let block = table[index];
         if let Some(parent) = parent
-            && self.prefix.find(&parent) != Some(table[index - 1])
+            && self.prefix.hash_of(table[index - 1]) != Some(parent)
         {
             return None;
         }
@@ -166,15 +168,23 @@ impl Kv {
             stored.tokens.extend_from_slice(tokens);
             return;
         }
-        let (hashes, tokens, extra) = (vec![hash], tokens.to_vec(), Arc::clone(extra));
-        let stored = Stored { hashes, parent, tokens, block_tokens: self.block_tokens, extra, first_block: index };
-        self.events.push(KvEvent::Stored(stored));
+        let block_tokens = self.block_tokens;
+        self.tell(|| {
+            let (hashes, tokens, extra) = (vec![hash], tokens.to_vec(), Arc::clone(extra));
+            KvEvent::Stored(Stored { hashes, parent, tokens, block_tokens, extra, first_block: index })
+        });
+    }
+
+    fn tell(&mut self, event: impl FnOnce() -> KvEvent) {
+        if self.tells_events {
+            self.events.push(event());
+        }
     }
 
     /// Lets go of a sequence's blocks, last block first.
     pub fn release(&mut self, blocks: &[BlockId]) {
         for &block in blocks.iter().rev() {
-            let known = self.prefix.is_known(block);
+            let known = self.prefix.hash_of(block).is_some();
             self.pool.release(block, known);
         }
     }
@@ -183,7 +193,7 @@ impl Kv {
     pub fn forget(&mut self, blocks: &[BlockId]) {
         let hashes = self.prefix.remove_trees(blocks.iter().copied());
         if !hashes.is_empty() {
-            self.events.push(KvEvent::Removed(hashes));
+            self.tell(|| KvEvent::Removed(hashes));
         }
     }
 
@@ -192,7 +202,7 @@ impl Kv {
         let idle = self.used() == 0;
         if idle {
             self.prefix.clear();
-            self.events.push(KvEvent::Cleared);
+            self.tell(|| KvEvent::Cleared);
         }
         idle
     }

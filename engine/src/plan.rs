@@ -84,14 +84,14 @@ enum Room {
 }
 
 impl Schedule {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, tells_events: bool) -> Self {
         let (config, capacity) = (&limits.config, &limits.capacity);
         let slots = u32::try_from(config.max_num_seqs).expect("slots are numbered by u32");
         Self {
             table: Table::default(),
             running: Vec::with_capacity(config.max_num_seqs),
             waiting: VecDeque::new(),
-            kv: Kv::new(capacity.kv_blocks, capacity.block_tokens),
+            kv: Kv::new(capacity.kv_blocks, capacity.block_tokens, tells_events),
             slots: (0..slots).rev().map(Slot).collect(),
             retired: VecDeque::new(),
             coming: 0,
@@ -121,6 +121,8 @@ impl Schedule {
         assert!(batch.rows.len() <= self.max_num_seqs, "one row per slot");
     }
 
+    /// Nobody is starved by the order: a request was admitted in a step that had budget left for it, and those before it take no more
+    /// than they did then.
     fn plan_running(&mut self, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
         // Blocks of `coming` that rows of this plan wait for.
         let mut promised = 0;
@@ -128,9 +130,8 @@ impl Schedule {
         while i < self.running.len() && *budget > 0 {
             let key = self.running[i];
             i += 1;
-            let Some(chunk) = self.table.get(key).next_chunk((*budget).min(self.chunk_tokens_max), self.length_max) else {
-                continue;
-            };
+            let chunk = self.table.get(key).next_chunk((*budget).min(self.chunk_tokens_max), self.length_max);
+            let Some(chunk) = chunk else { continue };
             match self.make_room(key, chunk.start + chunk.tokens, &mut promised, plan) {
                 Room::Ready => self.push_row(key, chunk, budget, batch, plan),
                 Room::Later => {}

@@ -90,11 +90,12 @@ impl Engine {
         let capacity = backend.capacity();
         config.check(&capacity)?;
         let door = Arc::new(Door::new(Limits::new(capacity, config)));
+        let tells_events = ports.kv_events.is_some();
         let engine = Self {
             backend,
             ports,
             hasher: door.limits.hasher(),
-            schedule: Schedule::new(&door.limits),
+            schedule: Schedule::new(&door.limits, tells_events),
             adrift: HashMap::new(),
             in_flight: VecDeque::new(),
             settled_at: None,
@@ -253,7 +254,7 @@ impl Engine {
         for sequence in table.iter() {
             let settled = sequence.progress.settled as usize / kv.block_tokens();
             for &block in sequence.blocks.iter().skip(settled) {
-                let alone = kv.pool().holders(block) == 1 && !kv.prefix().is_known(block);
+                let alone = kv.pool().holders(block) == 1 && kv.prefix().hash_of(block).is_none();
                 assert!(alone, "request {} may write to {block:?}, which others see", sequence.id);
             }
             let progress = sequence.progress;

@@ -54,8 +54,9 @@ impl Prefix {
         chain.iter().map_while(|hash| self.find(hash))
     }
 
-    pub fn is_known(&self, block: BlockId) -> bool {
-        self.content[block.0 as usize].is_some()
+    /// The hash by which a block is known.
+    pub fn hash_of(&self, block: BlockId) -> Option<BlockHash> {
+        self.content[block.0 as usize].as_ref().map(|content| content.hash)
     }
 
     /// Makes a block known.

@@ -29,7 +29,7 @@ fn events(kv: &mut Kv) -> Vec<KvEvent> {
 
 #[test]
 fn a_run_of_blocks_is_one_event_and_eviction_takes_its_end() {
-    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS), Arc::default());
+    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS, true), Arc::default());
     let table = compute(&mut kv, &[hash(1), hash(2), hash(3)], &extra);
     let stored = Stored {
         hashes: vec![hash(1), hash(2), hash(3)],
@@ -52,7 +52,7 @@ fn a_run_of_blocks_is_one_event_and_eviction_takes_its_end() {
 
 #[test]
 fn a_take_that_does_not_fit_takes_nothing() {
-    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS), Arc::default());
+    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS, true), Arc::default());
     let table = compute(&mut kv, &[hash(1), hash(2)], &extra);
     kv.release(&table);
     let mut held = Vec::new();
@@ -69,7 +69,7 @@ fn a_take_that_does_not_fit_takes_nothing() {
 
 #[test]
 fn the_second_of_two_equal_blocks_gives_way() {
-    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS), Arc::default());
+    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS, true), Arc::default());
     let first = compute(&mut kv, &[hash(1)], &extra);
     let mut second = Vec::new();
     assert_eq!(kv.take(&[], 1, &mut second), Some(0));
@@ -84,7 +84,7 @@ fn the_second_of_two_equal_blocks_gives_way() {
 
 #[test]
 fn what_is_forgotten_takes_its_children_along() {
-    let (mut kv, extra) = (Kv::new(6, BLOCK_TOKENS), Arc::default());
+    let (mut kv, extra) = (Kv::new(6, BLOCK_TOKENS, true), Arc::default());
     let long = compute(&mut kv, &[hash(1), hash(2), hash(3)], &extra);
     let other = compute(&mut kv, &[hash(1), hash(4)], &extra);
     let alone = compute(&mut kv, &[hash(9)], &extra);
@@ -106,7 +106,7 @@ fn what_is_forgotten_takes_its_children_along() {
 
 #[test]
 fn a_reset_waits_for_holders() {
-    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS), Arc::default());
+    let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS, true), Arc::default());
     let table = compute(&mut kv, &[hash(1)], &extra);
     events(&mut kv);
     assert!(!kv.reset());
@@ -121,7 +121,7 @@ fn a_reset_waits_for_holders() {
 
 #[test]
 fn blocks_of_other_extra_keys_are_told_apart() {
-    let mut kv = Kv::new(4, BLOCK_TOKENS);
+    let mut kv = Kv::new(4, BLOCK_TOKENS, true);
     compute(&mut kv, &[hash(1)], &Arc::default());
     compute(&mut kv, &[hash(2)], &Arc::new(ExtraKeys { cache_salt: Some("s".into()), ..ExtraKeys::default() }));
     let salts: Vec<_> = events(&mut kv)

@@ -1,13 +1,14 @@
 //! The engine as others meet it: a thread behind a handle.
 
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::ExtraKeys;
 use engine::backend::fake::{Fake, RealTime, Speed, expected};
 use engine::backend::{Capacity, Sample};
-use engine::config::Config;
+use engine::config::{Config, HASH_SEED};
 use engine::handle::Handle;
+use engine::kv::hash::BlockHasher;
 use engine::request::{FinishReason, FinishRules, Finished, NewRequest, Output, Rejected, Sampling};
 use engine::step::{Engine, Ports};
 
@@ -115,4 +116,24 @@ fn the_door_refuses_what_the_engine_cannot_serve() {
     check(&[0, 1000], &[], Rejected::TokenOutsideVocabulary { token: 1000, vocabulary: 1000 });
     check(&[0], &[1, u32::MAX], Rejected::TokenOutsideVocabulary { token: u32::MAX, vocabulary: 1000 });
     check(&[0], &[1, 2, 3], Rejected::TooManyStopIds { ids: 3, ids_max: 2 });
+}
+
+#[test]
+fn an_idle_engine_wakes_when_a_lease_ends() {
+    let (handle, _thread) = start(Config::for_device(&DEVICE));
+    let prompt: Vec<u32> = (0..8).collect();
+    let (request, outputs) = request(&prompt, 1);
+    handle.submit(request).expect("there is room");
+    assert_eq!(outputs.iter().count(), 3);
+    let mut chain = Vec::new();
+    BlockHasher::new(HASH_SEED, DEVICE.block_tokens).extend(&mut chain, &prompt, &ExtraKeys::default());
+    let (sender, leased) = mpsc::channel();
+    let expires = Instant::now() + Duration::from_millis(5);
+    handle.lease(chain, expires, move |leased| sender.send(leased).expect("the test waits for it")).expect("there is room");
+    assert_eq!(leased.recv().ok().flatten().map(|leased| leased.blocks), Some(2));
+    // Nothing but the lease's end wakes the engine now.
+    while Instant::now() < expires || handle.stats().used_blocks > 0 {
+        assert!(Instant::now() < expires + Duration::from_secs(30), "the lease does not end");
+        std::thread::yield_now();
+    }
 }
