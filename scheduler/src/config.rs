@@ -32,8 +32,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Least time between two reports that agents are asked for.
     pub report_interval: Duration,
-    /// Answers carry `x-trackside-engine`, `x-trackside-prefix` (cached tokens at the engine / at the best one) and
-    /// `x-trackside-prompt-tokens`.
+    /// Answers carry `x-trackside-engine`, `x-trackside-incarnation`, `x-trackside-prefix` (cached tokens at the engine / at the
+    /// best one) and `x-trackside-prompt-tokens`.
     pub debug_headers: bool,
 }
 

@@ -299,6 +299,7 @@ impl Gateway {
         }
         let entries = [
             ("x-trackside-engine", target.engine.id.to_string()),
+            ("x-trackside-incarnation", target.engine.facts.incarnation.to_string()),
             ("x-trackside-prefix", format!("{}/{}", target.cached_tokens, pick.best_cached_tokens)),
             ("x-trackside-prompt-tokens", pick.prompt_tokens.to_string()),
         ];

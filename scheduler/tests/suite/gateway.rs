@@ -28,6 +28,7 @@ async fn a_request_reaches_the_engine_untouched_and_its_answer_the_client() {
     assert_eq!(answer.header("keep-alive"), "");
     assert_eq!(answer.header("x-request-id"), "job-7", "the client's own id");
     assert_eq!(answer.header("x-trackside-engine"), "n/e");
+    assert_eq!(answer.header("x-trackside-incarnation"), "0000000000000001");
     let seen = &engine.requests()[0];
     assert_eq!(seen.body, body);
     let head = seen.head.to_ascii_lowercase();
