@@ -42,9 +42,9 @@ def get(address, path):
         return answer.status, answer.read().decode()
 
 
-def post(address, path, body):
+def post(address, path, body, timeout_s=60):
     request = urllib.request.Request(f"http://{address}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         return json.load(answer)
 
 
