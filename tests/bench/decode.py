@@ -4,10 +4,15 @@
     cargo build --release --package trackside
     target/bench-venv/bin/python tests/bench/decode.py "$(tests/real/fetch-smollm2.sh)" [--threads 1 2] [--pairs 9] [--write FILE.md]
 
-Alternated pairs in one run: ours over HTTP and server-sent events as a client has it, theirs in process by llama_decode and an argmax,
-without Python's sampling. A sample is (tokens - 1) / (last token - first token), so that neither side's prefill counts. The ratio is the
-median of the pairs' ratios. Both generate greedily from the same prompt ids, which our tokenizer makes of one fixed sentence. A side whose
-own samples lie more than 10 % apart (quartiles around the median) makes the row "unsteady": run it again on a quieter machine.
+Alternated pairs in one run. Ours is measured over HTTP and server-sent events, as a client has it: (tokens - 1) / (last token - first
+token), so that the prefill does not count. Theirs is measured where it is fastest:
+
+    native     llama-cpp-python, compiled on this machine for this machine (about ten minutes): llama_decode and an argmax in process
+    prebuilt   xllamacpp==2026.10.11549, ready made for AVX2: llama.cpp's own server, by its own timings. Fair where the CPU has no AVX-512
+
+Both generate greedily from the same prompt ids, which our tokenizer makes of one fixed sentence. The ratio is the median of the pairs'
+ratios. A side whose own samples lie more than 10 % apart (quartiles around the median) makes the row "unsteady": run it again on a quieter
+machine.
 """
 import argparse
 import contextlib
@@ -20,9 +25,6 @@ import statistics
 import subprocess
 import sys
 import time
-
-import llama_cpp
-import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ.setdefault("TRACKSIDE", str(ROOT / "target/release/trackside"))
@@ -65,30 +67,53 @@ class Ours:
         return (tokens - first_ids) / (last - first), ids
 
 
-class Theirs:
+class Native:
     def __init__(self, stack, model, threads):
+        import llama_cpp
+        import numpy
+        self.llama_cpp, self.numpy = llama_cpp, numpy
+        self.name = f"llama.cpp of llama-cpp-python {llama_cpp.__version__}, compiled for this machine, in process"
         self.llama = llama_cpp.Llama(model, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False)
         stack.callback(self.llama.close)
 
     def sample(self, prompt, tokens):
-        llama = self.llama
+        llama, c = self.llama, self.llama_cpp
         llama.reset()
         llama.eval(prompt)
         vocabulary, context = llama.n_vocab(), llama.ctx
-        batch = llama_cpp.llama_batch_init(1, 0, 1)
+        batch = c.llama_batch_init(1, 0, 1)
         batch.n_tokens, batch.n_seq_id[0], batch.seq_id[0][0], batch.logits[0] = 1, 1, 0, 1
 
         def best():
-            return int(np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (vocabulary,)).argmax())
+            return int(self.numpy.ctypeslib.as_array(c.llama_get_logits_ith(context, -1), (vocabulary,)).argmax())
         ids = [best()]
         first = time.perf_counter()
         for position in range(len(prompt), len(prompt) + tokens - 1):
             batch.token[0], batch.pos[0] = ids[-1], position
-            assert llama_cpp.llama_decode(context, batch) == 0
+            assert c.llama_decode(context, batch) == 0
             ids.append(best())
         last = time.perf_counter()
-        llama_cpp.llama_batch_free(batch)
+        c.llama_batch_free(batch)
         return (tokens - 1) / (last - first), ids
+
+
+class Prebuilt:
+    def __init__(self, stack, model, threads):
+        import xllamacpp
+        self.name = f"llama.cpp's server of xllamacpp {xllamacpp.__version__}, ready made for AVX2, by its own timings"
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.port = model, CONTEXT, 1, 0
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+        self.server = xllamacpp.Server(parameters)
+        self.address = self.server.listening_address.removeprefix("http://")
+
+    def sample(self, prompt, tokens):
+        body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False, "return_tokens": True}
+        answer = trackside.post(self.address, "/completion", body, 600)
+        return answer["timings"]["predicted_per_second"], answer["tokens"]
+
+
+PEERS = {"native": Native, "prebuilt": Prebuilt}
 
 
 def steal():
@@ -109,9 +134,9 @@ def spread(samples):
     return low, middle, high
 
 
-def measure(model, threads, pairs, tokens):
+def measure(model, threads, pairs, tokens, peer):
     with contextlib.ExitStack() as stack:
-        ours, theirs = Ours(stack, model, threads), Theirs(stack, model, threads)
+        ours, theirs = Ours(stack, model, threads), peer(stack, model, threads)
         prompt = ours.tokenize(SENTENCE)
         _, our_ids = ours.sample(prompt, tokens)                 # warms both, and shows that they do the same work
         _, their_ids = theirs.sample(prompt, tokens)
@@ -130,7 +155,7 @@ def measure(model, threads, pairs, tokens):
         low, middle, high = spread(samples)
         return f"{middle:{form}} ({low:{form}}–{high:{form}})"
     print(f"threads {threads}: first {alike} of {tokens} tokens equal; steal {stolen:.1%}; load {os.getloadavg()[0]:.2f}", flush=True)
-    return f"| {threads} | {cell(a, '.1f')} | {cell(b, '.1f')} | {cell(ratios, '.2f')} | {stolen:.1%} | {'unsteady' if unsteady else 'steady'} |"
+    return theirs.name, f"| {threads} | {cell(a, '.1f')} | {cell(b, '.1f')} | {cell(ratios, '.2f')} | {stolen:.1%} | {'unsteady' if unsteady else 'steady'} |"
 
 
 def main():
@@ -139,17 +164,18 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--peer", choices=PEERS, default="native")
     parser.add_argument("--write", type=pathlib.Path)
     given = parser.parse_args()
     if given.pairs < 7:
         parser.error("a ratio needs at least 7 pairs")
-    rows = [measure(given.model, threads, given.pairs, given.tokens) for threads in given.threads]
+    names, rows = zip(*(measure(given.model, threads, given.pairs, given.tokens, PEERS[given.peer]) for threads in given.threads))
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     table = "\n".join([
         "| threads | Trackside, tok/s | llama.cpp, tok/s | ratio | steal | run |", "|---|---|---|---|---|---|", *rows, "",
         f"{pathlib.Path(given.model).name}, batch 1, {given.tokens} tokens, median and quartiles of {given.pairs} alternated pairs; ratio is the median of the "
-        f"pairs' ratios. {datetime.date.today()}, commit {commit}, {cpu()}. llama.cpp of llama-cpp-python {llama_cpp.__version__}, in process, "
-        f"`n_threads` as given, else defaults. Tokens by Trackside's tokenizer.", ""])
+        f"pairs' ratios. {datetime.date.today()}, commit {commit}, {cpu()}. {names[0]}, "
+        f"threads as given, else defaults. Tokens by Trackside's tokenizer.", ""])
     print(table)
     if given.write:
         given.write.write_text(table, encoding="utf-8")
