@@ -26,6 +26,6 @@ pub(crate) fn open(folder: &Path) -> Result<ModelAssets, AssetsError> {
     }
     let tensors = architecture.select(&config, Names::HuggingFace, files, &mut found, folder)?;
     warnings.extend(unread_warning(folder, &found));
-    let (text, generation) = text::read(folder, config_eos, &mut warnings)?;
+    let (text, generation) = text::read(folder, config_eos, config.vocab_size, &mut warnings)?;
     Ok(ModelAssets { path: folder.to_path_buf(), format: Format::HuggingFace, config, generation, tensors, text, warnings })
 }

@@ -8,17 +8,19 @@ use serde_json::Value;
 
 use super::config::Json;
 use crate::Generation;
-use crate::error::{AssetsError, ErrorKind};
+use crate::error::{AssetsError, ErrorKind, Quoted};
 use crate::file::{self, MAX_TOKENIZER_BYTES};
 use crate::text::{MAX_TEMPLATE_BYTES, SpecialToken, TextAssets, TokenizerSource};
 
 /// The template that transformers takes when a request has tools.
 const TOOL_USE: &str = "tool_use";
 
-/// Reads the text assets and the sampling defaults. `config_eos` are the ids of `config.json`, used where `generation_config.json` has none.
+/// Reads the text assets and the sampling defaults. `config_eos` are the ids of `config.json`, used where `generation_config.json`
+/// has none; `rows` are those of the embedding.
 pub(super) fn read(
     folder: &Path,
     config_eos: Vec<u32>,
+    rows: usize,
     warnings: &mut Vec<String>,
 ) -> Result<(TextAssets, Generation), AssetsError> {
     let path = folder.join("tokenizer.json");
@@ -47,6 +49,15 @@ pub(super) fn read(
     if generation.eos.is_empty() {
         warnings
             .push(format!("{}: no end-of-sequence token: only stop strings and max_tokens end a generation", folder.display()));
+    }
+    // Common in fine-tunes that added a padding token and no row for it; transformers loads them.
+    let beyond = |id: u32| id as usize >= rows;
+    if let Some(token) = added_tokens.iter().find(|token| beyond(token.id)) {
+        let (token, id) = (Quoted(&token.content), token.id);
+        warnings.push(format!("{}: token {token} has id {id}, and the embedding {rows} rows: it cannot be used", path.display()));
+    }
+    if let Some(id) = generation.eos.iter().find(|id| beyond(**id)) {
+        warnings.push(format!("{}: end-of-sequence id {id} is beyond the {rows} rows: it cannot end anything", folder.display()));
     }
     let text = TextAssets {
         tokenizer: TokenizerSource::HuggingFace(tokenizer),

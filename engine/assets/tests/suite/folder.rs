@@ -405,6 +405,15 @@ fn tokenizers_and_templates() {
 }
 
 #[test]
+fn ids_beyond_the_embedding_are_told() {
+    let more = json!({"version": "1.0", "added_tokens": [{"id": 16, "content": "<pad>"}], "model": {"type": "BPE"}});
+    let warnings = opens(|f| f.write("tokenizer.json", more.to_string())).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("\"<pad>\" has id 16"), "{warnings:?}");
+    let warnings = opens(|f| f.write("generation_config.json", json!({"eos_token_id": [2, 99]}).to_string())).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("99"), "{warnings:?}");
+}
+
+#[test]
 fn paths() {
     let folder = Folder::new();
     let line = |path: &Path| engine_assets::open(path).map(|_| ()).expect_err("was opened").to_string();
