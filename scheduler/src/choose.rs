@@ -36,7 +36,7 @@ pub struct Pick {
     pub targets: Vec<Target>,
     pub prefill: Option<Target>,
     pub prompt_tokens: u64,
-    /// Most leading tokens that any engine of the model held.
+    /// Most leading tokens that any engine held that could have been chosen.
     pub best_cached_tokens: u64,
 }
 
@@ -86,7 +86,9 @@ impl Chooser {
             match &considered.choice.decision {
                 Decision::Route { endpoints, prefill } => {
                     let targets: Vec<Target> = endpoints.iter().map(target).collect();
-                    let best = considered.candidates.iter().map(|candidate| candidate.prefix.cached_tokens()).max();
+                    let admitted = considered.candidates.iter().zip(&considered.choice.standings);
+                    let admitted = admitted.filter(|(_, standing)| standing.is_ok());
+                    let best = admitted.map(|(candidate, _)| candidate.prefix.cached_tokens()).max();
                     targets[0].engine.count_pick();
                     Ok(Pick {
                         targets,

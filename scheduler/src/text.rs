@@ -4,6 +4,7 @@ mod model;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use domain::AssetsDigest;
 use serde_json::{Map, Value};
@@ -12,6 +13,8 @@ pub use model::read_assets;
 
 /// Distinct tokenizers held at a time.
 pub const TEXTS_MAX: usize = 64;
+/// A node that has not sent a tokenizer by then is not waited for; another may be asked.
+const AWAITED_MAX: Duration = Duration::from_secs(60);
 /// Longest text that is tokenised for routing; what is longer is routed by load alone.
 pub const PROMPT_BYTES_MAX: usize = 8 << 20;
 
@@ -51,7 +54,9 @@ pub trait Tokenise: Send + Sync {
 #[derive(Clone)]
 enum Entry {
     /// A node was asked for it.
-    Awaited,
+    Awaited {
+        since: Instant,
+    },
     Ready(Arc<dyn Tokenise>),
     /// It cannot be had or used; requests go by load alone.
     Failed(Arc<str>),
@@ -79,22 +84,23 @@ impl Texts {
     pub fn lack(&self, digest: &AssetsDigest) -> Option<Arc<str>> {
         match self.get(digest) {
             Some(Entry::Ready(_)) => None,
-            Some(Entry::Awaited) => Some("asked for".into()),
+            Some(Entry::Awaited { .. }) => Some("asked for".into()),
             Some(Entry::Failed(why)) => Some(why),
             None => Some("unknown".into()),
         }
     }
 
-    /// Claims a digest that nobody is asked for; true once, and again when that failed or was released.
-    pub fn claim(&self, digest: AssetsDigest) -> bool {
+    /// Claims a digest that nobody is asked for; true once, and again when that failed, was released or took too long.
+    pub fn claim(&self, digest: AssetsDigest, now: Instant) -> bool {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let free = match entries.get(&digest) {
-            Some(Entry::Awaited | Entry::Ready(_)) => false,
+            Some(Entry::Ready(_)) => false,
+            Some(Entry::Awaited { since }) => now.saturating_duration_since(*since) > AWAITED_MAX,
             Some(Entry::Failed(_)) => true,
             None => entries.len() < TEXTS_MAX,
         };
         if free {
-            entries.insert(digest, Entry::Awaited);
+            entries.insert(digest, Entry::Awaited { since: now });
         }
         free
     }
@@ -102,7 +108,7 @@ impl Texts {
     /// The node that was asked is gone: another may be asked.
     pub fn release(&self, digest: &AssetsDigest) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(entries.get(digest), Some(Entry::Awaited)) {
+        if matches!(entries.get(digest), Some(Entry::Awaited { .. })) {
             entries.remove(digest);
         }
     }

@@ -39,7 +39,8 @@ use relay::{AnswerBody, Relay, Ticket};
 const CONNECTIONS_MAX: usize = 32_768;
 /// Idle connections kept to one engine.
 const IDLE_PER_ENGINE_MAX: usize = 512;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Shorter than uvicorn's 5 s (vLLM, SGLang): a request sent into a connection that the engine is just closing would be lost.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// A silent connection to an engine is asked after this, and given up after so many unanswered questions.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,7 +49,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bodies beyond this are read and tokenised on a thread that may take its time.
-const QUICK_BODY_BYTES_MAX: usize = 16 << 10;
+const QUICK_BODY_BYTES_MAX: usize = 4 << 10;
 
 /// What the configuration says of the gateway.
 #[derive(Clone, Debug)]

@@ -118,6 +118,29 @@ async fn with_nobody_else_to_ask_the_client_is_told() {
 }
 
 #[tokio::test]
+async fn a_request_is_tried_twice_and_not_more() {
+    let scheduler = Scheduler::start().await;
+    let (a, b) = (Engine::start(Script::Reset).await, Engine::start(Script::Cut("{")).await);
+    let c = Engine::start(Script::ok()).await;
+    let engines = vec![report("a", a.address), busy(report("b", b.address), 4), busy(report("c", c.address), 8)];
+    let _node = Node::with(&scheduler, "n", engines).await;
+    let answer = scheduler.chat("hi").await;
+    assert_eq!((answer.status.as_u16(), c.requests().len()), (502, 0));
+    let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("engine n/a: ") && message.contains("; engine n/b: "), "{message}");
+}
+
+#[tokio::test]
+async fn a_long_body_passes_like_a_short_one() {
+    let scheduler = Scheduler::start().await;
+    let engine = Engine::start(Script::ok()).await;
+    let _node = Node::with(&scheduler, "n", vec![report("e", engine.address)]).await;
+    let body = chat_body(&"all aboard ".repeat(20_000), false);
+    assert_eq!(scheduler.post("/v1/chat/completions", &body).await.status, 200);
+    assert_eq!(engine.requests()[0].body, body);
+}
+
+#[tokio::test]
 async fn after_the_first_event_a_lost_engine_ends_the_stream_with_an_error() {
     for proper_end in [false, true] {
         let scheduler = Scheduler::start().await;

@@ -186,7 +186,7 @@ impl StateStream {
 
     fn ask_for_assets(&mut self) {
         for digest in &self.digests {
-            if !self.asked.contains(digest) && self.nodes.texts.claim(*digest) {
+            if !self.asked.contains(digest) && self.nodes.texts.claim(*digest, Instant::now()) {
                 let want = v1::WantAssets { digest: digest.0.to_vec() };
                 if !send(&self.commands, state_command::Kind::WantAssets(want)) {
                     self.nodes.texts.release(digest);
