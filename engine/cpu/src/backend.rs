@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use engine::backend::{Backend, Batch, Capacity, DeviceError, Sampled, Ticket};
 use engine::model::{self, Model};
+use engine::sample::Sampler;
 use engine_assets::ModelAssets;
 
 use crate::device::CpuDevice;
@@ -57,6 +58,7 @@ pub struct CpuBackend {
     model: Box<dyn Model<CpuDevice>>,
     /// The last token that each slot sampled.
     last: Vec<u32>,
+    sampler: Sampler,
     /// Outcomes of the launch that is not settled.
     sampled: Vec<Sampled>,
     launches: u64,
@@ -84,7 +86,8 @@ impl CpuBackend {
         let model = model::load(config, &assets.tensors, &mut device)
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
         device.touch_weights(&assets.tensors, progress);
-        Ok(Self { device, model, last: vec![0; options.slots], sampled: Vec::with_capacity(options.slots), launches: 0 })
+        let (last, sampled) = (vec![0; options.slots], Vec::with_capacity(options.slots));
+        Ok(Self { device, model, last, sampler: Sampler::new(), sampled, launches: 0 })
     }
 
     /// Compute threads, the caller's included.
@@ -148,8 +151,8 @@ impl Backend for CpuBackend {
         self.device.take(batch, &self.last)?;
         let logits = self.model.forward(&mut self.device);
         let sampling = batch.rows.iter().filter_map(|row| row.sample.map(|sample| (row.slot, sample)));
-        for (number, (slot, _sample)) in sampling.enumerate() {
-            let token = greedy(logits.row(number));
+        for (number, (slot, sample)) in sampling.enumerate() {
+            let token = self.sampler.choose(logits.row(number), &sample);
             if let Some(token) = token {
                 self.last[slot.0 as usize] = token;
             }
@@ -163,18 +166,4 @@ impl Backend for CpuBackend {
         out.append(&mut self.sampled);
         Ok(())
     }
-}
-
-/// The first of the largest logits; `None` if one is not a number.
-fn greedy(logits: &[f32]) -> Option<u32> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, logit) in logits.iter().enumerate() {
-        if logit.is_nan() {
-            return None;
-        }
-        if *logit > best.1 {
-            best = (token as u32, *logit);
-        }
-    }
-    Some(best.0)
 }

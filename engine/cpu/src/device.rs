@@ -196,7 +196,7 @@ impl Device for CpuDevice {
                     };
                     // SAFETY: sizes were compared above; tasks write to different columns of `out`, which is not `x`, as it is borrowed
                     // for writing; each worker has its own panel.
-                    unsafe { kernels.linear(part.dtype)(&args) };
+                    unsafe { kernels.linear(part.dtype, rows)(&args) };
                     first += outputs;
                 }
                 part_first = part_end;

@@ -1,8 +1,8 @@
 //! Kernels: what runs in the inner loops, once per instruction set, chosen when the engine starts.
 //!
 //! A kernel is written once, over [`simd::Simd`], and compiled for each instruction set by [`kernels!`]. Within one instruction set the
-//! value of an output depends on its inputs alone: every dot product is one chain of fused multiply-adds per vector lane in rising
-//! order of the input features, then one fixed tree over the lanes; every softmax sums in rising order of positions. How many rows
+//! value of an output depends on its inputs alone: every dot product is sixteen chains of multiply-adds, input feature `k` in chain
+//! `k mod 16` in rising order, then one fixed tree over the chains; every softmax sums in rising order of positions. How many rows
 //! are computed at once, in which tiles and by how many threads, changes nothing.
 
 pub(crate) mod attend;
@@ -22,16 +22,16 @@ use engine_assets::DType;
 
 use self::attend::Attend;
 use self::elementwise::{RmsNorm, Rotate, SiluMul};
-use self::linear::Linear;
+use self::linear::{Linear, PANEL_MIN_ROWS};
 
 /// An instruction set for which kernels are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// 8 lanes in plain Rust; any processor.
+    /// plain Rust; any processor.
     Portable,
-    /// x86-64 with AVX2, FMA and F16C: 8 lanes.
+    /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, besides all of the above: 16 lanes.
+    /// x86-64 with AVX-512 F, besides all of the above.
     Avx512,
 }
 
@@ -67,7 +67,8 @@ impl fmt::Display for Isa {
 /// documentation asks.
 pub(crate) struct Kernels {
     pub isa: Isa,
-    linear: [unsafe fn(&Linear); DTYPES],
+    /// By element type, then by number of rows; 0 for any number.
+    linear: [[unsafe fn(&Linear); PANEL_MIN_ROWS]; DTYPES],
     expand: [unsafe fn(*const u8, usize, *mut f32); DTYPES],
     pub attend: unsafe fn(&Attend),
     pub rms_norm: unsafe fn(&RmsNorm),
@@ -91,7 +92,10 @@ fn index(dtype: DType) -> usize {
 impl Kernels {
     /// The kernels of `isa`, if this machine can run them.
     pub fn of(isa: Isa) -> Option<&'static Self> {
-        Isa::available().contains(&isa).then(|| match isa {
+        if !Isa::available().contains(&isa) {
+            return None;
+        }
+        Some(match isa {
             Isa::Portable => &portable_kernels::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2_kernels::KERNELS,
@@ -102,8 +106,9 @@ impl Kernels {
         })
     }
 
-    pub fn linear(&self, dtype: DType) -> unsafe fn(&Linear) {
-        self.linear[index(dtype)]
+    /// The kernel for this many rows.
+    pub fn linear(&self, dtype: DType, rows: usize) -> unsafe fn(&Linear) {
+        self.linear[index(dtype)][if rows < PANEL_MIN_ROWS { rows } else { 0 }]
     }
 
     /// Expands this many stored weights to f32: `(stored, weights, out)`.
@@ -119,9 +124,29 @@ macro_rules! kernels {
             use super::*;
 
             $(#[$feature])?
-            unsafe fn linear<F: Format>(args: &Linear) {
-                // SAFETY: the caller's promises are those of `linear::run`.
-                unsafe { linear::run::<$simd, F>(args) }
+            unsafe fn direct<F: Format, const M: usize, const N: usize>(args: &Linear) {
+                // SAFETY: the caller's promises are those of `linear::direct`.
+                unsafe { linear::direct::<$simd, F, M, N>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn panels<F: Format>(args: &Linear) {
+                // SAFETY: the caller's promises are those of `linear::panels`.
+                unsafe { linear::panels::<$simd, F>(args) }
+            }
+            const fn by_rows<F: Format>() -> [unsafe fn(&Linear); PANEL_MIN_ROWS] {
+                // Plain Rust over sixteen lanes takes the compiler long for every tile, and who runs it is not in a hurry.
+                if matches!($isa, Isa::Portable) {
+                    return [panels::<F>; PANEL_MIN_ROWS];
+                }
+                [
+                    panels::<F>,
+                    direct::<F, 1, 2>,
+                    direct::<F, 2, 2>,
+                    direct::<F, 3, 1>,
+                    direct::<F, 4, 1>,
+                    direct::<F, 5, 1>,
+                    direct::<F, 6, 1>,
+                ]
             }
             $(#[$feature])?
             unsafe fn expand<F: Format>(stored: *const u8, weights: usize, out: *mut f32) {
@@ -151,7 +176,7 @@ macro_rules! kernels {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 isa: $isa,
-                linear: [linear::<F32>, linear::<F16>, linear::<BF16>, linear::<Q8_0>, linear::<Q4_0>, linear::<Q4_1>],
+                linear: [by_rows::<F32>(), by_rows::<F16>(), by_rows::<BF16>(), by_rows::<Q8_0>(), by_rows::<Q4_0>(), by_rows::<Q4_1>()],
                 expand: [expand::<F32>, expand::<F16>, expand::<BF16>, expand::<Q8_0>, expand::<Q4_0>, expand::<Q4_1>],
                 attend,
                 rms_norm,

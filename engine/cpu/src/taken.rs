@@ -45,7 +45,11 @@ impl Taken {
     /// capacity is refused, naming it: kernels trust these numbers.
     pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32], group: usize) -> Result<(), String> {
         let Self { tokens, positions, rows, blocks, samples, queries } = self;
-        (tokens.clear(), positions.clear(), rows.clear(), samples.clear(), queries.clear());
+        tokens.clear();
+        positions.clear();
+        rows.clear();
+        samples.clear();
+        queries.clear();
         blocks.clear();
         blocks.extend_from_slice(&batch.blocks);
         let tile = (QUERIES / group).max(1);

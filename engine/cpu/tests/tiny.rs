@@ -1,5 +1,9 @@
 //! The backend through its public door, on the small committed checkpoints.
 
+#[path = "tiny/checkpoints.rs"]
+mod checkpoints;
+#[path = "tiny/invariance.rs"]
+mod invariance;
 #[path = "tiny/parity.rs"]
 mod parity;
 #[path = "tiny/support.rs"]

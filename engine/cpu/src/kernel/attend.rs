@@ -6,7 +6,7 @@
 use engine::backend::BlockId;
 
 use super::linear::dot_tile;
-use super::simd::{BLOCK, Simd, exp};
+use super::simd::{BLOCK, LANES, Simd, exp};
 
 pub(crate) struct Attend {
     /// The first token's first query head of the group; `group` heads of `dim` follow each other, tokens lie `q_stride` apart.
@@ -113,14 +113,14 @@ unsafe fn score<S: Simd>(
         // SAFETY: `M` queries and `count` keys exist.
         unsafe {
             let mut key = 0;
-            while key + 3 <= count {
-                let sums = dot_tile::<S, M, 3>(q, q_stride, keys.add(key * dim), dim, dim);
+            while key + 2 <= count {
+                let sums = dot_tile::<S, M, 2>(q, q_stride, keys.add(key * dim), dim, dim);
                 for (m, sums) in sums.iter().enumerate() {
                     for (n, sum) in sums.iter().enumerate() {
                         *scores.add(m * score_stride + key + n) = S::sum(*sum) * scale;
                     }
                 }
-                key += 3;
+                key += 2;
             }
             while key < count {
                 let sums = dot_tile::<S, M, 1>(q, q_stride, keys.add(key * dim), dim, dim);
@@ -139,38 +139,37 @@ unsafe fn score<S: Simd>(
             match queries - query {
                 1 => rows::<S, 1>(q, q_stride, keys, dim, count, scale, scores, score_stride),
                 2 => rows::<S, 2>(q, q_stride, keys, dim, count, scale, scores, score_stride),
-                3 => rows::<S, 3>(q, q_stride, keys, dim, count, scale, scores, score_stride),
-                _ => rows::<S, 4>(q, q_stride, keys, dim, count, scale, scores, score_stride),
+                _ => rows::<S, 3>(q, q_stride, keys, dim, count, scale, scores, score_stride),
             }
         }
-        query += 4;
+        query += 3;
     }
 }
 
 /// Turns `count` scores into weights that sum to 1. There is room for a whole number of vectors.
 #[inline(always)]
 unsafe fn softmax<S: Simd>(scores: *mut f32, count: usize) {
-    let padded = count.next_multiple_of(S::LANES);
+    let padded = count.next_multiple_of(LANES);
     // SAFETY: `padded` is at most the room that the caller gives.
     unsafe {
         for at in count..padded {
             *scores.add(at) = f32::NEG_INFINITY;
         }
         let mut largest = S::splat(f32::NEG_INFINITY);
-        for at in (0..padded).step_by(S::LANES) {
+        for at in (0..padded).step_by(LANES) {
             largest = S::max(largest, S::load(scores.add(at)));
         }
         let mut lanes = [f32::NEG_INFINITY; BLOCK];
         S::store(lanes.as_mut_ptr(), largest);
         let largest = S::splat(lanes.into_iter().fold(f32::NEG_INFINITY, f32::max));
         let mut sum = S::splat(0.0);
-        for at in (0..padded).step_by(S::LANES) {
+        for at in (0..padded).step_by(LANES) {
             let weight = exp::<S>(S::sub(S::load(scores.add(at)), largest));
             S::store(scores.add(at), weight);
             sum = S::add(sum, weight);
         }
         let sum = S::splat(S::sum(sum));
-        for at in (0..padded).step_by(S::LANES) {
+        for at in (0..padded).step_by(LANES) {
             S::store(scores.add(at), S::div(S::load(scores.add(at)), sum));
         }
     }
@@ -191,29 +190,29 @@ unsafe fn mix<S: Simd>(mixed: *mut f32, weights: *const f32, values: *const f32,
         unsafe {
             let mut sums = [S::splat(0.0); N];
             for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = S::load(mixed.add(n * S::LANES));
+                *sum = S::load(mixed.add(n * LANES));
             }
             for i in 0..count {
                 let weight = S::splat(*weights.add(i));
                 for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(weight, S::load(values.add(i * dim + n * S::LANES)), *sum);
+                    *sum = S::fma(weight, S::load(values.add(i * dim + n * LANES)), *sum);
                 }
             }
             for (n, sum) in sums.iter().enumerate() {
-                S::store(mixed.add(n * S::LANES), *sum);
+                S::store(mixed.add(n * LANES), *sum);
             }
         }
     }
     let mut at = 0;
     // SAFETY: groups of vectors as long as they fit, then what is less than a vector.
     unsafe {
-        while at + 8 * S::LANES <= dim {
-            vectors::<S, 8>(mixed.add(at), weights, values.add(at), dim, count);
-            at += 8 * S::LANES;
+        while at + 4 * LANES <= dim {
+            vectors::<S, 4>(mixed.add(at), weights, values.add(at), dim, count);
+            at += 4 * LANES;
         }
-        while at + S::LANES <= dim {
+        while at + LANES <= dim {
             vectors::<S, 1>(mixed.add(at), weights, values.add(at), dim, count);
-            at += S::LANES;
+            at += LANES;
         }
         if at < dim {
             let mut sum = S::load_partial(mixed.add(at), dim - at);

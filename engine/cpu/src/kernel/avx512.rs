@@ -31,7 +31,6 @@ unsafe fn half_at(from: *const u8) -> V {
 
 #[rustfmt::skip]
 impl Simd for Avx512 {
-    const LANES: usize = 16;
     type V = V;
     type Block = Block;
 
@@ -166,8 +165,8 @@ impl Simd for Avx512 {
         // SAFETY: the caller gives a block of 20 bytes.
         let (scale, minimum, packed) = unsafe { (half_at(from), half_at(from.add(2)), _mm_loadu_si128(from.add(4).cast())) };
         let [low, high] = nibbles(packed);
-        // Two roundings, as dequantising has them; a fused multiply-add would have one.
-        [_mm512_add_ps(_mm512_mul_ps(scale, low), minimum), _mm512_add_ps(_mm512_mul_ps(scale, high), minimum)]
+        // The product of an f16 and four bits is exact, so fused or not, the sum is rounded once.
+        [_mm512_fmadd_ps(scale, low, minimum), _mm512_fmadd_ps(scale, high, minimum)]
     }
 
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]

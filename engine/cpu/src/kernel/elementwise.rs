@@ -2,7 +2,7 @@
 
 use engine_assets::RopePairing;
 
-use super::simd::{Simd, exp};
+use super::simd::{LANES, Simd, exp};
 
 /// `out = x / sqrt(mean(x²) + epsilon) · weight` over `len` values.
 pub(crate) struct RmsNorm {
@@ -36,12 +36,12 @@ pub(crate) struct Rotate {
 /// The pointers of `args` are good for what its fields say, nothing else writes there meanwhile, and the processor has `S`.
 #[inline(always)]
 pub(crate) unsafe fn rms_norm<S: Simd>(args: &RmsNorm) {
-    let whole = args.len - args.len % S::LANES;
+    let whole = args.len - args.len % LANES;
     let tail = args.len - whole;
     // SAFETY: whole vectors, then the tail by itself.
     unsafe {
         let mut squares = S::splat(0.0);
-        for at in (0..whole).step_by(S::LANES) {
+        for at in (0..whole).step_by(LANES) {
             let x = S::load(args.x.add(at));
             squares = S::fma(x, x, squares);
         }
@@ -52,7 +52,7 @@ pub(crate) unsafe fn rms_norm<S: Simd>(args: &RmsNorm) {
         let mean = S::sum(squares) / args.len as f32;
         let factor = 1.0 / (mean + args.epsilon).sqrt();
         let factors = S::splat(factor);
-        for at in (0..whole).step_by(S::LANES) {
+        for at in (0..whole).step_by(LANES) {
             S::store(args.out.add(at), S::mul(S::mul(S::load(args.x.add(at)), factors), S::load(args.weight.add(at))));
         }
         for at in whole..args.len {
@@ -73,11 +73,11 @@ pub(crate) unsafe fn silu_mul<S: Simd>(args: &SiluMul) {
             S::mul(S::div(gate, S::add(S::splat(1.0), e)), up)
         }
     }
-    let whole = args.len - args.len % S::LANES;
+    let whole = args.len - args.len % LANES;
     let tail = args.len - whole;
     // SAFETY: whole vectors, then the tail by itself.
     unsafe {
-        for at in (0..whole).step_by(S::LANES) {
+        for at in (0..whole).step_by(LANES) {
             S::store(args.out.add(at), vector::<S>(S::load(args.gate.add(at)), S::load(args.up.add(at))));
         }
         if tail > 0 {

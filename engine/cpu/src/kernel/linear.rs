@@ -1,10 +1,10 @@
 //! Matrix products with weights as they are stored.
 //!
-//! Few rows of `x`: each block of weights is expanded in registers and used for up to eight rows at once. Many rows: a panel of
+//! Few rows of `x`: each block of weights is expanded in registers and used for all of them. Many rows: a panel of
 //! weight rows is expanded to memory that stays in the cache, then multiplied in tiles. Both walk the inputs in the same order.
 
 use super::format::Format;
-use super::simd::{BLOCK, Simd};
+use super::simd::{BLOCK, LANES, Simd};
 
 /// `out[m][n] = Σ_k x[m][k] · w[n][k] (+ bias[n]) (+ out[m][n])` for all `rows` of `x` and `outputs` rows of `w`.
 pub(crate) struct Linear {
@@ -28,67 +28,45 @@ pub(crate) struct Linear {
     pub panel: *mut f32,
 }
 
-/// Rows of `x` at which expanding a panel pays.
-const PANEL_MIN_ROWS: usize = 12;
+/// Rows of `x` from which expanding a panel pays.
+pub(crate) const PANEL_MIN_ROWS: usize = 7;
 /// Rows of weights in a panel: with 1,536 inputs 144 KiB, which a second-level cache holds.
 const PANEL_OUTPUTS: usize = 24;
 
-/// Values of the scratch that [`run`] needs.
+/// Values of the scratch that [`panels`] needs.
 pub(crate) const fn panel_len(inputs: usize) -> usize {
     PANEL_OUTPUTS * inputs.next_multiple_of(BLOCK)
 }
 
+/// All outputs of the `M` rows that there are, `N` outputs at a time.
+///
 /// # Safety
-/// The pointers of `args` are good for what its fields say, nothing else writes there meanwhile, and the processor has `S`.
+/// `args.rows` is `M`; the pointers of `args` are good for what its fields say, nothing else writes there meanwhile, and the processor
+/// has `S`.
 #[inline(always)]
-pub(crate) unsafe fn run<S: Simd, F: Format>(args: &Linear) {
-    // SAFETY: row numbers stay below `args.rows`, output numbers below `args.outputs`.
-    unsafe {
-        if args.rows >= PANEL_MIN_ROWS {
-            return panels::<S, F>(args);
-        }
-        let mut row = 0;
-        while row < args.rows {
-            match args.rows - row {
-                1 => direct::<S, F, 1, 4>(args, row),
-                2 => direct::<S, F, 2, 2>(args, row),
-                3 => direct::<S, F, 3, 2>(args, row),
-                4 => direct::<S, F, 4, 2>(args, row),
-                5 => direct::<S, F, 5, 1>(args, row),
-                6 => direct::<S, F, 6, 1>(args, row),
-                7 => direct::<S, F, 7, 1>(args, row),
-                _ => direct::<S, F, 8, 1>(args, row),
-            }
-            row += 8;
-        }
-    }
-}
-
-/// All outputs of `M` rows of `x`, `N` outputs at a time.
-#[inline(always)]
-unsafe fn direct<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear, row: usize) {
-    // SAFETY: as `run`; the last, smaller group goes one output at a time.
+pub(crate) unsafe fn direct<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear) {
+    // SAFETY: `output` stays below `args.outputs`; the last, smaller group goes one output at a time.
     unsafe {
         let mut output = 0;
         while output + N <= args.outputs {
-            direct_tile::<S, F, M, N>(args, row, output);
+            direct_tile::<S, F, M, N>(args, output);
             output += N;
         }
-        while output < args.outputs {
-            direct_tile::<S, F, M, 1>(args, row, output);
+        while N > 1 && output < args.outputs {
+            direct_tile::<S, F, M, 1>(args, output);
             output += 1;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear, row: usize, output: usize) {
+unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear, output: usize) {
     /// How far ahead of the arithmetic weights are fetched.
     const AHEAD_BYTES: usize = 1024;
-    // SAFETY: rows `row .. row + M` and outputs `output .. output + N` exist. Prefetches may point behind the weights.
+    // SAFETY: `M` rows and outputs `output .. output + N` exist. Prefetches may point behind the weights.
     unsafe {
         let weights = args.weights.add(output * args.row_bytes);
-        let x = args.x.add(row * args.x_stride);
+        let x = args.x;
         let mut sums = [[S::splat(0.0); N]; M];
         for block in 0..args.inputs / BLOCK {
             for n in 0..N {
@@ -112,7 +90,7 @@ unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: 
                 }
             }
         }
-        finish::<S, M, N>(args, row, output, &sums);
+        finish::<S, M, N>(args, 0, output, &sums);
     }
 }
 
@@ -147,8 +125,12 @@ unsafe fn finish<S: Simd, const M: usize, const N: usize>(args: &Linear, row: us
     }
 }
 
+/// Any number of rows.
+///
+/// # Safety
+/// As [`direct`], for any number of rows.
 #[inline(always)]
-unsafe fn panels<S: Simd, F: Format>(args: &Linear) {
+pub(crate) unsafe fn panels<S: Simd, F: Format>(args: &Linear) {
     let stride = args.inputs.next_multiple_of(BLOCK);
     let mut first = 0;
     while first < args.outputs {
@@ -163,10 +145,9 @@ unsafe fn panels<S: Simd, F: Format>(args: &Linear) {
                 match args.rows - row {
                     1 => panel_rows::<S, 1>(args, stride, row, first, outputs),
                     2 => panel_rows::<S, 2>(args, stride, row, first, outputs),
-                    3 => panel_rows::<S, 3>(args, stride, row, first, outputs),
-                    _ => panel_rows::<S, 4>(args, stride, row, first, outputs),
+                    _ => panel_rows::<S, 3>(args, stride, row, first, outputs),
                 }
-                row += 4;
+                row += 3;
             }
         }
         first += outputs;
@@ -180,10 +161,10 @@ unsafe fn panel_rows<S: Simd, const M: usize>(args: &Linear, stride: usize, row:
     unsafe {
         let x = args.x.add(row * args.x_stride);
         let mut n = 0;
-        while n + 3 <= outputs {
-            let sums = dot_tile::<S, M, 3>(x, args.x_stride, args.panel.add(n * stride), stride, args.inputs);
-            finish::<S, M, 3>(args, row, first + n, &sums);
-            n += 3;
+        while n + 2 <= outputs {
+            let sums = dot_tile::<S, M, 2>(x, args.x_stride, args.panel.add(n * stride), stride, args.inputs);
+            finish::<S, M, 2>(args, row, first + n, &sums);
+            n += 2;
         }
         while n < outputs {
             let sums = dot_tile::<S, M, 1>(x, args.x_stride, args.panel.add(n * stride), stride, args.inputs);
@@ -206,7 +187,7 @@ pub(crate) unsafe fn dot_tile<S: Simd, const M: usize, const N: usize>(
     len: usize,
 ) -> [[S::V; N]; M] {
     let mut sums = [[unsafe { S::splat(0.0) }; N]; M];
-    let whole = len - len % S::LANES;
+    let whole = len - len % LANES;
     // SAFETY: all reads are within `len` values of their row.
     unsafe {
         let mut at = 0;
@@ -221,7 +202,7 @@ pub(crate) unsafe fn dot_tile<S: Simd, const M: usize, const N: usize>(
                     sums[n] = S::fma(values[n], x, sums[n]);
                 }
             }
-            at += S::LANES;
+            at += LANES;
         }
         if whole < len {
             for (m, sums) in sums.iter_mut().enumerate() {

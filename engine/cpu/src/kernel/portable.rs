@@ -1,13 +1,12 @@
-//! Eight lanes in plain Rust: the reference for the other instruction sets, and what runs where none of them is.
+//! Sixteen lanes in plain Rust: the reference for the other instruction sets, and what runs where none of them is.
 
 use half::{bf16, f16};
 
-use super::simd::{BLOCK, Simd};
+use super::simd::{BLOCK, LANES, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
-const LANES: usize = 8;
 type V = [f32; LANES];
 
 #[inline(always)]
@@ -35,7 +34,6 @@ fn nibble(packed: &[u8; 16], i: usize) -> f32 {
 }
 
 impl Simd for Portable {
-    const LANES: usize = LANES;
     type V = V;
     type Block = [f32; BLOCK];
 
@@ -45,12 +43,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> V {
-        // SAFETY: the caller gives eight readable values.
+        // SAFETY: the caller gives sixteen readable values.
         unsafe { from.cast::<V>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: V) {
-        // SAFETY: the caller gives room for eight values.
+        // SAFETY: the caller gives room for sixteen values.
         unsafe { to.cast::<V>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -98,7 +96,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn sum(v: V) -> f32 {
-        let [a, b, c, d]: [f32; 4] = std::array::from_fn(|i| v[i] + v[i + 4]);
+        let eight: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
+        let [a, b, c, d]: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
         (a + b) + (c + d)
     }
     #[inline(always)]

@@ -1,5 +1,9 @@
 //! The vector operations that kernels are written in.
 
+/// Lanes of a vector, whatever the registers' width, so that all instruction sets sum in one order. With a fused multiply-add they give
+/// the same bits; the portable one rounds products too.
+pub(crate) const LANES: usize = 16;
+
 /// Weights that the formats expand at a time: one block of GGML's quantised types.
 pub(crate) const BLOCK: usize = 32;
 
@@ -10,13 +14,12 @@ pub(crate) const BLOCK: usize = 32;
 /// [`Kernels::of`](super::Kernels::of), which asks it. Methods that take pointers read or write as many elements as they say.
 /// Implementations are compiled for the set themselves and become part of the kernel by inlining.
 pub(crate) trait Simd: Copy + 'static {
-    const LANES: usize;
     type V: Copy;
     /// [`BLOCK`] consecutive values.
     type Block: Copy;
 
     unsafe fn splat(value: f32) -> Self::V;
-    /// Reads `LANES` values.
+    /// Reads [`LANES`] values.
     unsafe fn load(from: *const f32) -> Self::V;
     /// Writes `LANES` values.
     unsafe fn store(to: *mut f32, v: Self::V);
@@ -36,7 +39,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn pow2(v: Self::V) -> Self::V;
     /// 0 where `x < limit`, else `v`.
     unsafe fn zero_below(v: Self::V, x: Self::V, limit: Self::V) -> Self::V;
-    /// The sum over the lanes, always by the same tree.
+    /// The sum over the lanes: halves added until four lanes are left, then neighbours.
     unsafe fn sum(v: Self::V) -> f32;
     /// Fetches the cache line of an address that need not be mapped.
     unsafe fn prefetch(at: *const u8);

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use engine_cpu::{CpuOptions, Isa};
 
-use crate::support::{Golden, checkpoints, generate, load, options};
+use crate::checkpoints::{checkpoints, load};
+use crate::support::{Golden, generate, options};
 
 fn check(model: &Path, isa: Isa) {
     let golden = Golden::read(&model.join("golden.json"));

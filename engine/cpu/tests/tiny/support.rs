@@ -1,4 +1,4 @@
-//! Loads committed checkpoints and drives a backend as the simplest of steps would.
+//! Loads models and drives a backend as the simplest of steps would.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -45,23 +45,12 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
-/// All committed checkpoints, ready to be opened: a folder or a `.gguf` file with `golden.json` beside it.
-pub fn checkpoints() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(fixtures().join("models")).expect("the fixtures are there");
-    let mut models: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
-    models.retain(|model| model.join("golden.json").exists());
-    models.sort();
-    models
-}
-
 pub fn options() -> CpuOptions {
     CpuOptions { kv: KvSize::Blocks(2048), slots: 64, batch_tokens: 512, ..CpuOptions::default() }
 }
 
-pub fn load(model: &Path, options: &CpuOptions) -> CpuBackend {
-    let gguf = model.join("model.gguf");
-    let path = if gguf.exists() { gguf } else { model.to_path_buf() };
-    let assets = engine_assets::open(&path).unwrap_or_else(|error| panic!("{error}"));
+pub fn load_file(path: &Path, options: &CpuOptions) -> CpuBackend {
+    let assets = engine_assets::open(path).unwrap_or_else(|error| panic!("{error}"));
     CpuBackend::load(&assets, options, &mut |_, _| {}).unwrap_or_else(|error| panic!("{error}"))
 }
 
