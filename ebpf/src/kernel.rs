@@ -73,6 +73,12 @@ pub(crate) fn rights() -> Fact {
     if missing.is_empty() { Ok(()) } else { Err(Absent::Rights { missing }) }
 }
 
+/// Keeps this thread's rights from the programs it starts, without giving them up itself. systemd grants them through the ambient set, which a started program
+/// inherits: an engine has no business loading programs into the kernel. Threads started afterwards keep it so; call it before there are any.
+pub fn keep_rights_from_children() -> std::io::Result<()> {
+    rustix::thread::clear_ambient_capability_set().map_err(Into::into)
+}
+
 pub(crate) fn host_pids() -> Fact {
     match fs::metadata("/proc/self/ns/pid") {
         Ok(namespace) if namespace.ino() == INITIAL_PID_NAMESPACE => Ok(()),

@@ -40,6 +40,6 @@ mod kernel;
 mod probe;
 
 pub use absent::Absent;
-pub use kernel::{Fact, Kernel, kernel};
+pub use kernel::{Fact, Kernel, keep_rights_from_children, kernel};
 pub use probe::process_exit::{Cost, ExitStatus, Limits, Losses, ProcessExit, ProcessExitProbe, WatchError};
 pub use probe::{PROBES, Probe};

@@ -389,6 +389,32 @@ fn the_rights_that_the_documentation_names_are_enough() {
 }
 
 #[test]
+fn rights_are_kept_from_started_programs() {
+    std::thread::spawn(|| {
+        let ambient_of_child = || {
+            let output = Command::new("sh").args(["-c", "cat /proc/self/status"]).output().expect("sh starts");
+            let status = String::from_utf8(output.stdout).expect("text");
+            let ambient =
+                status.lines().find_map(|line| line.strip_prefix("CapAmb:")).expect("every process has one").trim().to_owned();
+            u64::from_str_radix(&ambient, 16).expect("hexadecimal")
+        };
+        let CapabilitySets { effective, permitted, inheritable } = capabilities(None).expect("own capabilities");
+        if effective.contains(CapabilitySet::BPF) {
+            // As systemd's AmbientCapabilities=CAP_BPF does.
+            set_capabilities(None, CapabilitySets { effective, permitted, inheritable: inheritable | CapabilitySet::BPF })
+                .expect("permitted");
+            rustix::thread::configure_capability_in_ambient_set(CapabilitySet::BPF, true).expect("permitted and inheritable");
+            assert_eq!(ambient_of_child(), CapabilitySet::BPF.bits(), "without care a child has it");
+        }
+        ebpf::keep_rights_from_children().expect("giving up is always allowed");
+        assert_eq!(ambient_of_child(), 0);
+        assert_eq!(capabilities(None).expect("own capabilities").effective, effective, "the thread keeps its own");
+    })
+    .join()
+    .expect("the thread's assertions hold");
+}
+
+#[test]
 fn the_kernel_has_what_the_attached_probe_uses() {
     let Some(probe) = attach(Limits::default()) else { return };
     let kernel = kernel();

@@ -26,6 +26,10 @@ pub fn run(args: NodeArgs) -> Result<(), Fault> {
         config.listen.set_port(0);
     }
     unpack_builtin(&mut config)?;
+    // While there is one thread: engines must not inherit the right to load programs into the kernel.
+    if let Err(error) = ebpf::keep_rights_from_children() {
+        tracing::warn!(%error, "the engines started by this agent inherit its capabilities");
+    }
     super::runtime(WORKERS)?.block_on(async {
         let shutdown = CancellationToken::new();
         let asked = super::shutdown()?;
