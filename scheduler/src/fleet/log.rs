@@ -159,6 +159,14 @@ impl Log {
         }
     }
 
+    /// The node says that a life goes on which it had called ended. What was heard meanwhile is lost: the next message is a gap.
+    pub fn revive(&self, incarnation: Incarnation) {
+        let mut state = self.state();
+        for ended in state.ended.iter_mut().filter(|ended| **ended == Some(incarnation)) {
+            *ended = None;
+        }
+    }
+
     /// The engine is no longer part of the fleet.
     pub fn close(&self) {
         let mut state = self.state();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::node::{HostFacts, NodeIdentity};
-use domain::{EngineId, EngineName, EngineState, NodeId, ReplicaId};
+use domain::{EngineId, EngineName, EngineState, Incarnation, NodeId, ReplicaId};
 
 use super::engine::{Engine, Evidence, Probe, Report};
 use super::log::{Log, Phase};
@@ -147,13 +147,21 @@ impl Table {
             let id = EngineId { node: id.clone(), name };
             let dead = ended(report.state).then_some(report.facts.incarnation);
             match node.engines.get(&id.name) {
-                Some(engine) if engine.facts == report.facts => engine.update(report, &self.replica),
+                // An agent that was started again names what it found running before it has looked at it.
+                Some(engine) if is_unseen(&report) && engine.pulse().state.takes_work() => engine.set_evidence(Evidence::Unknown),
+                Some(engine) if engine.facts == report.facts => {
+                    if ended(engine.pulse().state) && dead.is_none() {
+                        engine.log.revive(report.facts.incarnation);
+                    }
+                    engine.update(report, &self.replica);
+                }
                 Some(before) => {
                     if before.facts.incarnation != report.facts.incarnation {
                         before.log.end(before.facts.incarnation);
                         // Requests that still hold the old life must not see it as alive.
                         before.set_probe(Probe::Failed);
                     }
+                    before.log.revive(report.facts.incarnation);
                     let after = Arc::new(before.followed_by(report, &self.replica));
                     node.engines.insert(id.name.clone(), after);
                     changed = true;
@@ -232,6 +240,12 @@ impl Table {
 
 fn current<'t>(nodes: &'t mut HashMap<NodeId, Node>, id: &NodeId, session: Session) -> Result<&'t mut Node, Refused> {
     nodes.get_mut(id).filter(|node| node.session == Some(session)).ok_or_else(|| Refused::Replaced(id.clone()))
+}
+
+/// Whether the agent does not know yet which life the engine is in.
+fn is_unseen(report: &Report) -> bool {
+    let starts = matches!(report.state, EngineState::Absent | EngineState::Starting | EngineState::Warming);
+    report.facts.incarnation == Incarnation(0) && starts
 }
 
 /// States in which the process, and with it its KV cache, is gone.

@@ -101,6 +101,58 @@ async fn a_lost_stream_costs_nothing_and_only_a_failed_probe_removes_an_engine()
     assert_eq!(gone["nodes"][0]["engines"].as_array().unwrap().len(), 1, "what a full list does not name is gone");
 }
 
+/// A new agent finds engines running, and names them before it has looked at them: no life, no model, no address.
+#[tokio::test]
+async fn an_agent_that_was_started_again_takes_nothing_out_by_not_knowing_yet() {
+    let scheduler = Scheduler::start().await;
+    let engine = Engine::start(Script::ok()).await;
+    let known = report("e", engine.address);
+    let old = Node::with(&scheduler, "n", vec![known.clone()]).await;
+    let mut blocks = old.blocks().await;
+    blocks.snapshot("e", &keys(&[1; 40])).await;
+    scheduler.engine_where("n", "e", |engine| engine["index_blocks"] == 10).await;
+    drop((old, blocks));
+    scheduler.engine_where("n", "e", |engine| engine["evidence"] == "unknown").await;
+
+    let unseen = v1::Engine {
+        incarnation: 0,
+        model: String::new(),
+        data_address: "127.0.0.1:0".into(),
+        state: "starting".into(),
+        ..known.clone()
+    };
+    let new = Node::connect(&scheduler, "n").await;
+    new.changed(vec![unseen.clone(), v1::Engine { name: "other".into(), ..unseen }], true).await;
+    scheduler.engine_where("n", "other", |engine| engine["state"] == "starting").await;
+    let kept = scheduler.engine_where("n", "e", |_| true).await;
+    assert_eq!((&kept["state"], &kept["index_blocks"]), (&"ready".into(), &10.into()));
+    assert_eq!(scheduler.chat("hi").await.header("x-trackside-engine"), "n/e");
+    new.changed(vec![known], false).await;
+    let seen = scheduler.engine_where("n", "e", |engine| engine["evidence"] == "fresh").await;
+    assert_eq!(seen["index_blocks"], 10);
+    let models = scheduler.get("/v1/models").await.json();
+    assert_eq!(models["data"].as_array().unwrap().len(), 1, "what has no model name yet is not listed");
+}
+
+#[tokio::test]
+async fn a_life_that_was_called_ended_and_goes_on_is_listed_again() {
+    let scheduler = Scheduler::start().await;
+    let engine = Engine::start(Script::ok()).await;
+    let alive = report("e", engine.address);
+    let node = Node::with(&scheduler, "n", vec![alive.clone()]).await;
+    let mut blocks = node.blocks().await;
+    blocks.snapshot("e", &keys(&[1; 40])).await;
+    scheduler.engine_where("n", "e", |engine| engine["index_blocks"] == 10).await;
+    node.changed(vec![v1::Engine { state: "crashed".into(), ..alive.clone() }], false).await;
+    scheduler.engine_where("n", "e", |engine| engine["state"] == "crashed" && engine["index_blocks"] == 0).await;
+    node.changed(vec![alive], false).await;
+    scheduler.engine_where("n", "e", |engine| engine["state"] == "ready").await;
+    blocks.delta("e", vec![stored(&keys(&[2; 4]))]).await;
+    assert_eq!(blocks.command().await, blocks_command::Kind::ResyncEngine("e".into()));
+    blocks.snapshot("e", &keys(&[1; 40])).await;
+    scheduler.engine_where("n", "e", |engine| engine["index_blocks"] == 10).await;
+}
+
 #[tokio::test]
 async fn a_refused_connection_counts_as_a_failed_probe_until_the_address_answers() {
     let scheduler = Scheduler::start().await;
