@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::id::{Incarnation, NodeId};
 use domain::node::NodeIdentity;
-use domain::{Fault, FaultKind};
+use domain::{EngineName, EngineState, Fault, FaultKind};
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,9 @@ use crate::run::probe::ExitProbe;
 use crate::run::record::Records;
 use crate::run::supervisor::Supervisor;
 use crate::run::{Orders, Shared};
+
+/// Longest wait for a word of adopted engines before the schedulers are told of them.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the agent listens on, as bound: the JSON line on stdout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -77,7 +81,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
     let assets = Arc::new(Shelf::new(config.slots.iter().filter_map(|slot| slot.model_files.clone())));
     let probe = ExitProbe::attach();
     node.set_probes(vec![probe.fact()]);
-    tell_strangers(&records, &config.slots);
+    let earlier = records.engines();
+    tell_strangers(&earlier, &config.slots);
 
     let mut orders = Orders::default();
     let receivers: Vec<_> = config.slots.iter().map(|slot| orders.add(slot.name.clone())).collect();
@@ -107,8 +112,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
         let supervisor = Supervisor::new(shared.clone(), slot, receiver, log.clone());
         engines.spawn(supervisor.run(shutdown.clone()));
     }
+    let earlier: Vec<EngineName> = earlier.into_iter().map(EngineName::new).collect();
     let control = control::Control { node: node.clone(), blocks: blocks.clone(), orders: orders.clone(), assets };
-    let streams = control::start(&control, &config.schedulers, &ending);
+    let mut streams = JoinSet::new();
+    let (schedulers, end) = (config.schedulers, ending.clone());
+    streams.spawn(async move {
+        adopted_are_heard(&control.node, &earlier).await;
+        control::start(&control, &schedulers, &end).join_all().await;
+    });
     let mut rest = JoinSet::new();
     rest.spawn(collect::run(node.clone(), Host::new(config.host_root), ending.clone()));
     rest.spawn(drain_probe(shared, ending.clone()));
@@ -118,7 +129,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
 
 /// Empties the probe's ring now and then; whoever waits for an end empties it at once.
 async fn drain_probe(shared: Arc<Shared>, ending: CancellationToken) {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(5));
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
     let mut lost = 0;
     while ending.run_until_cancelled(ticks.tick()).await.is_some() {
         let now = shared.probe.drain();
@@ -127,9 +138,25 @@ async fn drain_probe(shared: Arc<Shared>, ending: CancellationToken) {
     }
 }
 
+/// Waits until the engines that an earlier agent left have been heard of. The first message to a scheduler replaces all that it
+/// knew of this node: sent at once, it would say that engines which serve are starting.
+async fn adopted_are_heard(node: &Node, earlier: &[EngineName]) {
+    let mut changes = node.changes();
+    let heard = async {
+        let is_open = |state| matches!(state, EngineState::Absent | EngineState::Starting);
+        while earlier.iter().filter_map(|engine| node.engine(engine).ok()).any(|status| is_open(status.state)) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // One that is silent for longer is told of as it is.
+    let _silent = tokio::time::timeout(HEARD_WITHIN, heard).await;
+}
+
 /// Engines of an earlier configuration that may still run are nobody's to end; a person is told.
-fn tell_strangers(records: &Records, slots: &[Slot]) {
-    for engine in records.engines() {
+fn tell_strangers(earlier: &[String], slots: &[Slot]) {
+    for engine in earlier {
         if !slots.iter().any(|slot| slot.name.as_str() == engine) {
             tracing::warn!(engine, "a record of an engine that is not configured any more: it may still run, and is left alone");
         }

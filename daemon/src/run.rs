@@ -11,6 +11,7 @@
 //! ```
 
 pub mod cgroup;
+pub mod event;
 pub mod exit;
 pub mod life;
 pub mod log;

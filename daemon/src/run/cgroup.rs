@@ -3,6 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// Tries to remove a cgroup whose last member has just ended.
+const REMOVE_TRIES: usize = 5;
+const REMOVE_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where the agent's own cgroup lies in the file system; engines' cgroups are made below it.
 #[derive(Clone, Debug)]
@@ -70,12 +76,15 @@ impl Cgroup {
         fs::write(self.0.join("cgroup.kill"), "1")
     }
 
-    /// Removes it; a cgroup with members stays.
+    /// Removes it; a cgroup with members stays. Blocks for a moment where the kernel has not let go of the last member yet.
     pub fn remove(&self) {
-        if let Err(error) = fs::remove_dir(&self.0)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::debug!(path = %self.0.display(), %error, "cgroup stays");
+        for _ in 0..REMOVE_TRIES {
+            match fs::remove_dir(&self.0) {
+                Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+                Err(error) => tracing::debug!(path = %self.0.display(), %error, "cgroup stays"),
+            }
+            thread::sleep(REMOVE_AGAIN);
         }
     }
 }

@@ -91,7 +91,7 @@ impl Life {
         let engine = slot.name.as_str().to_owned();
         let id = record.pid.zip(record.start_ticks).map(|(pid, start_ticks)| ProcessId { pid, start_ticks });
         let cgroup = record.cgroup.as_deref().and_then(Cgroup::adopt);
-        let containment = if cgroup.is_some() { "cgroup" } else { "process family (adopted)" }.to_owned();
+        let containment = if cgroup.is_some() { "cgroup" } else { "process family (as it was started)" }.to_owned();
         let mut tree = Tree::new(record.life.clone(), id, cgroup);
         let process = id.and_then(|id| {
             Process::adopt(id).unwrap_or_else(|error| {

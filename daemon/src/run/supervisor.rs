@@ -225,6 +225,11 @@ impl Supervisor {
             }
             Adopted::Runs(life) => {
                 tracing::info!(engine = %self.name(), pid = life.pid(), "adopted");
+                let (containment, incarnation) = (life.containment().to_owned(), life.incarnation());
+                self.shared.node.update(&self.slot.name, Urgency::Usual, |status| {
+                    status.containment = containment;
+                    status.incarnation = incarnation;
+                });
                 self.attach(life.attached(), life.address());
                 self.life = Some(*life);
                 let actions = self.machine.on(self.now(), Event::Adopted);

@@ -184,6 +184,34 @@ async fn a_lost_stream_comes_back_with_everything() {
 }
 
 #[tokio::test]
+async fn a_restarted_agent_does_not_say_that_a_serving_engine_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scheduler = Scheduler::start().await;
+    let mut config = config(dir.path());
+    config.schedulers = vec![scheduler.address.to_string()];
+    config.slots = vec![shell("a", "exec sleep 1000")];
+    let first = Agent::start(config.clone()).await;
+    let served = first.until_state("a", EngineState::Ready).await;
+    drop(scheduler.state().await);
+    first.stop().await;
+
+    let second = Agent::start(drained(config)).await;
+    let mut state = loop {
+        // The first agent may have come back once more after its stream was dropped.
+        let mut state = scheduler.state().await;
+        if let Ok(Ok(Some(StateUpdate { kind: Some(state_update::Kind::Hello(hello)) }))) =
+            tokio::time::timeout(DEADLINE, state.updates.message()).await
+            && hello.agent_incarnation == second.running.node.identity.agent.0
+        {
+            break state;
+        }
+    };
+    let state_update::Kind::Changed(whole) = state.next().await else { panic!("everything") };
+    assert_eq!((whole.engines[0].state.as_str(), whole.engines[0].pid), ("ready", served.pid));
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn a_tokenizer_is_uploaded_whole_to_who_asks_for_its_digest() {
     let dir = tempfile::tempdir().unwrap();
     let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/gguf-bf16/model.gguf");
