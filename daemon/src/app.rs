@@ -27,6 +27,9 @@ use crate::run::{Orders, Shared};
 /// Longest wait for a word of adopted engines before the schedulers are told of them.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
+/// Longest wait for the schedulers to take the last report.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
+
 /// What the agent listens on, as bound: the JSON line on stdout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Bound {
@@ -58,7 +61,10 @@ impl Running {
         // Engines first: what becomes of them is the last thing the schedulers hear.
         while self.engines.join_next().await.is_some() {}
         self.ending.cancel();
-        while self.streams.join_next().await.is_some() {}
+        // A scheduler that takes nothing, not even a good-bye, does not hold up the end.
+        let said = async { while self.streams.join_next().await.is_some() {} };
+        let _unheard = tokio::time::timeout(GOODBYE_WITHIN, said).await;
+        self.streams.shutdown().await;
         while self.rest.join_next().await.is_some() {}
         let _ended = tokio::task::spawn_blocking(move || self.admin.join()).await;
     }

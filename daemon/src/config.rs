@@ -220,6 +220,9 @@ impl Config {
         if let Some(program) = table.string("engine_program") {
             config.engine_program = program.into();
         }
+        if let Some(root) = table.string("host_root") {
+            config.host_root = root.into();
+        }
         if let Some(cgroups) = table.boolean("cgroups") {
             config.cgroups = cgroups;
         }

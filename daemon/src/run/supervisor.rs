@@ -401,6 +401,10 @@ impl Supervisor {
         let lost_work = before.is_some_and(EngineState::takes_work) && !state.takes_work();
         let urgency = if lost_work { Urgency::Urgent } else { Urgency::Usual };
         if before != Some(state) {
+            if let (EngineState::Ready, Some(life)) = (state, &mut self.life) {
+                // Its workers are there by now; later looks find what came after.
+                life.remember();
+            }
             tracing::info!(engine = %self.slot.name, %state, reason, "engine state");
         }
         self.shared.node.update(&self.slot.name, urgency, |status| {
