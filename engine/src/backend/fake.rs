@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Row, Sample, Sampled, Ticket};
 
+/// Longest time that a batch takes, however slow the device is told to be: a point in time stays a point in time.
+const COST_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// How fast the fake device is, and how late.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
@@ -30,7 +33,7 @@ impl Speed {
             Some(tok_s) => Duration::try_from_secs_f64(batch.tokens.len() as f64 / tok_s).unwrap_or(Duration::MAX),
             None => Duration::ZERO,
         };
-        self.step.saturating_add(prefill)
+        self.step.saturating_add(prefill).min(COST_MAX)
     }
 }
 

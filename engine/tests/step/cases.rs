@@ -8,7 +8,7 @@ use domain::block::AdapterKey;
 use engine::backend::Capacity;
 use engine::backend::fake::Pace;
 use engine::config::Config;
-use engine::handle::{Leased, RemoteOutcome};
+use engine::handle::{Busy, Leased, RemoteOutcome};
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::request::{FinishReason, Output, Rejected, RequestId, Sampling};
 use engine::step::Activity;
@@ -440,4 +440,36 @@ fn the_report_tells_times_and_tokens() {
     assert_eq!(tokens, [(10, 0), (0, 1), (0, 1), (4, 0)]);
     let stats = world.handle.stats();
     assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.finished), (14, 4, 2));
+}
+
+#[test]
+fn all_can_be_aborted_at_once() {
+    let mut world = world(1);
+    let ids: Vec<RequestId> = (0..6).map(|first| world.submit(&ask(&prompt(first, 10), 30)).unwrap()).collect();
+    let remote = world.submit(&Ask { remote: true, ..ask(&prompt(100, 10), 4) }).unwrap();
+    (0..3).for_each(|_| {
+        world.step();
+    });
+    world.handle.abort_all(FinishReason::Aborted).unwrap();
+    world.settle();
+    for id in ids.into_iter().chain([remote]) {
+        assert_eq!(world.answer(id).1, Some(FinishReason::Aborted));
+    }
+    let transfer = world.transfers.lock().unwrap().pop().expect("a transfer began");
+    world.end_transfer(&transfer, &prompt(100, 10), None);
+    world.settle();
+    assert_eq!(world.handle.stats().used_blocks, 0);
+}
+
+#[test]
+fn commands_beyond_what_may_wait_are_refused_and_counted() {
+    let mut world = World::new(DEVICE, 1, Config { commands_max: 2, ..Config::for_device(&DEVICE) });
+    let results: Vec<Result<(), Busy>> = (0..3).map(|_| world.handle.reset_prefix_cache(|_| ())).collect();
+    assert_eq!(results, [Ok(()), Ok(()), Err(Busy::QueueFull)]);
+    assert_eq!(world.handle.stats().dropped_commands, 1);
+    world.step();
+    assert_eq!(world.handle.reset_prefix_cache(|_| ()), Ok(()));
+    let World { engine, handle, .. } = world;
+    drop(engine);
+    assert_eq!(handle.reset_prefix_cache(|_| ()), Err(Busy::EngineDead));
 }

@@ -59,6 +59,14 @@ fn it_takes_the_time_that_it_was_told() {
 }
 
 #[test]
+fn the_slowest_device_still_has_a_time() {
+    let mut fake = fake(Speed { prefill_tok_s: Some(f64::MIN_POSITIVE), step: Duration::MAX, lag: 1 });
+    let began = fake.pace.now();
+    run(&mut fake, &batch(&[1; 20], 0, &[0, 1, 2, 3, 4]));
+    assert_eq!(fake.pace.now() - began, COST_MAX);
+}
+
+#[test]
 fn its_tokens_are_a_function_of_the_sequence() {
     let sequence: Vec<u32> = (7..17).collect();
     let sample = Sample { sampling: Sampling::GREEDY, index: 0 };
