@@ -62,7 +62,6 @@ pub struct PlannedRow {
     pub key: Key,
     pub id: RequestId,
     pub slot: Slot,
-    pub residence: u32,
     pub chunk: Chunk,
 }
 
@@ -182,11 +181,11 @@ impl Schedule {
         while *budget > 0 && !self.slots.is_empty() {
             let Some(&key) = self.waiting.front() else { break };
             let sequence = self.table.get_mut(key);
-            // Preempted while its last token was in flight: the next step knows it.
-            if sequence.progress.pending > 0 {
+            // Preempted a moment ago: what is in flight of it settles first, so that its rows are always of its present stay.
+            if sequence.in_flight > 0 {
                 break;
             }
-            let first = sequence.residence == 0;
+            let first = sequence.preemptions == 0;
             match sequence.blocks.is_empty() {
                 true => {
                     let Some(hits) = reserve(&mut self.kv, sequence) else { break };
@@ -201,7 +200,6 @@ impl Schedule {
             self.waiting.pop_front();
             sequence.become_state(State::Running);
             sequence.slot = self.slots.pop();
-            sequence.residence += 1;
             let chunk = sequence.next_chunk((*budget).min(self.chunk_tokens_max), self.length_max);
             let chunk = chunk.expect("a request at its limits has ended");
             self.running.push(key);
@@ -225,7 +223,7 @@ impl Schedule {
         sequence.in_flight += 1;
         sequence.last_launch = self.launches + 1;
         *budget -= chunk.tokens as usize;
-        plan.rows.push(PlannedRow { key, id: sequence.id, slot, residence: sequence.residence, chunk });
+        plan.rows.push(PlannedRow { key, id: sequence.id, slot, chunk });
     }
 
     /// Takes blocks and slot from a request. They are free at once, or when the last batch that touches them has settled.

@@ -138,8 +138,6 @@ pub struct Sequence {
     /// Batches in flight that compute a row of this request, and the number of the last one launched.
     pub in_flight: u32,
     pub last_launch: u64,
-    /// Counts admissions, so that rows from before a preemption are told apart.
-    pub residence: u32,
 
     /// Prompt tokens found in the cache at the first admission, and those that came from elsewhere.
     pub cached_tokens: u32,
@@ -172,7 +170,6 @@ impl Sequence {
             offered: 0,
             in_flight: 0,
             last_launch: 0,
-            residence: 0,
             cached_tokens: 0,
             remote_tokens: 0,
             preemptions: 0,

@@ -44,7 +44,7 @@ impl Engine {
         let Some(sequence) = self.schedule.table.get_if(row.key, row.id) else { return };
         sequence.in_flight -= 1;
         // After a preemption, what was computed is gone; the token that was sampled from it is as good as ever.
-        let resident = sequence.state == State::Running && sequence.residence == row.residence;
+        let resident = sequence.state == State::Running;
         if resident {
             sequence.progress.settled = row.chunk.start + row.chunk.tokens;
         }
