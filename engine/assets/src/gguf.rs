@@ -5,14 +5,16 @@
 mod config;
 mod metadata;
 mod reader;
+mod split;
 mod table;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use crate::architecture::{Architecture, Names, unread_warning};
+use crate::architecture::{Architecture, Found, Names, unread_warning};
 use crate::error::{AssetsError, ErrorKind, Quoted};
 use crate::file;
 use crate::gguf::metadata::{MAX_PAIRS, Metadata};
@@ -22,31 +24,41 @@ use crate::{Format, ModelAssets};
 const MAGIC: [u8; 4] = *b"GGUF";
 const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
 
-/// Opens the file.
+/// Opens the file, and with it the others where the model is split.
 pub(crate) fn open(path: &Path) -> Result<ModelAssets, AssetsError> {
-    let (file, bytes) = file::open_regular(path)?;
-    let mut reader = Reader::new(path, BufReader::with_capacity(1 << 16, file), bytes);
-    let (tensors, pairs) = header(&mut reader)?;
-    let mut metadata = Metadata::read(&mut reader, pairs)?;
-    if let Some(count) = metadata.optional_unsigned("split.count")?.filter(|count| *count > 1) {
-        let what = format!("the model is split into {count} files, which is not supported");
-        return Err(metadata.error(
-            ErrorKind::Unsupported,
-            "split.count",
-            what,
-            "join them first (llama-gguf-split --merge), and give the joined file",
-        ));
-    }
+    let given = Part::read(path, 0)?;
+    let (files, part) = match split::count(&given.metadata)? {
+        1 => (vec![path.to_path_buf()], given),
+        count => split::read(path, &given.metadata, count)?,
+    };
+    let Part { mut metadata, mut found } = part;
     let architecture = architecture(&metadata)?;
-    let mut found = table::read(&mut reader, tensors, &metadata)?;
     let mut warnings = Vec::new();
-    let factors = table::take_rope_factors(path, &mut found)?;
+    let factors = table::take_rope_factors(&files, &mut found)?;
     let (text, generation) = text::read(&mut metadata, &mut warnings)?;
-    let tokens = text.vocabulary_len();
-    let config = config::read(architecture, &metadata, &found, tokens, factors)?;
-    let tensors = architecture.select(&config, Names::Gguf, vec![path.to_path_buf()], &mut found, path)?;
+    let config = config::read(architecture, &metadata, &found, text.vocabulary_len(), factors)?;
+    let tensors = architecture.select(&config, Names::Gguf, files, &mut found, path)?;
     warnings.extend(unread_warning(path, &found));
     Ok(ModelAssets { path: path.to_path_buf(), format: Format::Gguf, config, generation, tensors, text, warnings })
+}
+
+/// The header of one file.
+struct Part {
+    metadata: Metadata,
+    found: BTreeMap<String, Found>,
+}
+
+impl Part {
+    /// Reads it; `number` is the file's place among those of the model.
+    fn read(path: &Path, number: usize) -> Result<Self, AssetsError> {
+        let (file, bytes) = file::open_regular(path)?;
+        let mut reader = Reader::new(path, BufReader::with_capacity(1 << 16, file), bytes);
+        let (tensors, pairs) = header(&mut reader)?;
+        let metadata = Metadata::read(&mut reader, pairs)?;
+        let mut found = table::read(&mut reader, tensors, &metadata)?;
+        found.values_mut().for_each(|tensor| tensor.file = number);
+        Ok(Self { metadata, found })
+    }
 }
 
 /// Reads the fixed part: numbers of tensors and of metadata pairs.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::metadata::Metadata;
 use super::reader::Reader;
@@ -140,10 +140,11 @@ fn no_overlaps(found: &BTreeMap<String, Found>) -> Result<(), (String, u64)> {
 }
 
 /// Takes `rope_freqs.weight` out and reads its few numbers: Llama 3.1's frequency scaling, which GGUF spells as a tensor.
-pub(super) fn take_rope_factors(path: &Path, found: &mut BTreeMap<String, Found>) -> Result<Option<Vec<f32>>, AssetsError> {
+pub(super) fn take_rope_factors(files: &[PathBuf], found: &mut BTreeMap<String, Found>) -> Result<Option<Vec<f32>>, AssetsError> {
     let Some(tensor) = found.remove(ROPE_FACTORS) else {
         return Ok(None);
     };
+    let path = files[tensor.file].as_path();
     let error = |what: String| {
         AssetsError::new(ErrorKind::Unsupported, path, what, "fetch or convert the file again")
             .tensor(ROPE_FACTORS)

@@ -146,11 +146,6 @@ fn configurations() {
     refuses(|g| g.pair("llama.rope.dimension_count", u32_(8)), Unsupported, &["llama.rope.dimension_count"]);
     refuses(|g| g.pair("llama.expert_count", u32_(8)), Unsupported, &["llama.expert_count"]);
     refuses(
-        |g| g.pair("split.count", Value(2, vec![2, 0])),
-        Unsupported,
-        &["split.count", "2 files", "llama-gguf-split --merge"],
-    );
-    refuses(
         |g| g.replace("tokenizer.ggml.tokens", texts(["a"; 17])).remove("tokenizer.ggml.token_type"),
         Mismatch,
         &["tokenizer.ggml.tokens", "17 tokens"],

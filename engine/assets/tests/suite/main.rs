@@ -6,4 +6,5 @@ mod folder;
 mod gguf;
 mod gguf_faults;
 mod mutations;
+mod split;
 mod upload;
