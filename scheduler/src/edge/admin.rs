@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::gateway::problem_of;
 use super::metrics::Metrics;
 use super::nodes::{Nodes, NotSent};
 use super::openai::{self, Problem};
@@ -86,7 +85,7 @@ async fn decide(State(admin): State<Admin>, body: Bytes) -> Response {
         let question = openai::question_of_any(&body)?;
         let weights = admin.chooser.policy.weights;
         let explained = admin.chooser.consider(&question, |considered| explain::Explanation::of(&considered, &weights));
-        explained.map_err(|refused| problem_of(&refused))
+        explained.map_err(|refused| Problem::from(&refused))
     });
     match explained.await {
         Ok(Ok(explained)) => json(StatusCode::OK, &explained),

@@ -1,5 +1,6 @@
 //! The embedded gateway: OpenAI's API for those without Envoy. It asks [`Chooser`] and passes the request on, byte for byte.
 
+mod answers;
 mod attempt;
 mod budget;
 mod events;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -28,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::{Metrics, Outcome};
 use super::openai::{self, Problem, Route};
-use crate::choose::{Chooser, Pick, Question, Refused, Target};
-use crate::decide::Reason;
+use crate::choose::{Chooser, Pick, Question, Target};
 use crate::fleet::engine::{Engine, Evidence, Probe};
+use answers::{error_response, json_response, shown, unanswered};
 use attempt::{Begun, Engines, Failed, Outgoing, attempt};
 use budget::RetryBudget;
 use relay::{AnswerBody, Relay, Ticket};
@@ -325,67 +326,9 @@ fn choose(chooser: &Chooser, metrics: &Metrics, route: Route, body: &[u8]) -> Re
     let question: Question = openai::question(route, body)?;
     let pick = chooser.choose(&question);
     metrics.decision_seconds.observe(began.elapsed().as_secs_f64());
-    let pick = pick.map_err(|refused| problem_of(&refused))?;
+    let pick = pick.map_err(|refused| Problem::from(&refused))?;
     if route.generates() && pick.prompt_tokens == 0 {
         metrics.untokenised.inc();
     }
     Ok(pick)
-}
-
-/// How a refusal is told over HTTP.
-pub fn problem_of(refused: &Refused) -> Problem {
-    let message = refused.to_string();
-    match refused {
-        Refused::UnknownModel { .. } => Problem { param: Some("model"), ..Problem::new(404, "NotFoundError", message) },
-        Refused::NoModel { .. } => Problem { param: Some("model"), ..Problem::bad_request(message) },
-        Refused::Wait(_) => Problem::unavailable(sentence(&message), 1),
-        Refused::Reject(Reason::Saturated) => {
-            Problem { retry_after_s: Some(1), ..Problem::new(429, "TooManyRequestsError", sentence(&message)) }
-        }
-        Refused::Reject(Reason::PromptTooLong { prompt_tokens, context_length }) => Problem::bad_request(format!(
-            "This model's maximum context length is {context_length} tokens. However, your prompt has {prompt_tokens} tokens. Shorten it."
-        )),
-        Refused::Reject(_) => Problem::unavailable(sentence(&message), 5),
-    }
-}
-
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
-}
-
-fn json_response(status: StatusCode, body: Vec<u8>) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::whole(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn error_response(problem: &Problem) -> Response<AnswerBody> {
-    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json_response(status, problem.body().into_bytes());
-    if let Some(seconds) = problem.retry_after_s {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-fn shown(mut head: http::response::Parts, body: AnswerBody, id: &HeaderValue) -> Response<AnswerBody> {
-    head.headers = headers::to_client(head.headers, id);
-    // The engine's protocol is not the client's.
-    head.version = http::Version::HTTP_11;
-    head.extensions.clear();
-    Response::from_parts(head, body)
-}
-
-/// No engine gave an answer: the last one's own words where it had any, else what happened.
-fn unanswered(failures: Vec<(&Target, Failed)>, id: &HeaderValue) -> Response<AnswerBody> {
-    let told: Vec<String> = failures.iter().map(|(target, failed)| format!("engine {}: {failed}", target.engine.id)).collect();
-    if let Some((_, Failed::Status { head, body })) = failures.into_iter().next_back() {
-        return shown(*head, AnswerBody::whole(body), id);
-    }
-    error_response(&Problem {
-        retry_after_s: Some(1),
-        ..Problem::new(502, "EngineUnreachableError", format!("No engine answered; {}.", told.join("; ")))
-    })
 }

@@ -7,7 +7,8 @@ use proto::openai;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::choose::Question;
+use crate::choose::{Question, Refused};
+use crate::decide::Reason;
 use crate::text::{Chat, Prompt};
 
 /// A request path that names a model in its body.
@@ -169,4 +170,28 @@ impl Problem {
         let body = ErrorBody { error: ErrorFields { message, kind, param: *param, code: *status } };
         serde_json::to_string(&body).expect("strings and numbers always serialise")
     }
+}
+
+/// How a refusal is told over HTTP.
+impl From<&Refused> for Problem {
+    fn from(refused: &Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            Refused::UnknownModel { .. } => Self { param: Some("model"), ..Self::new(404, "NotFoundError", message) },
+            Refused::NoModel { .. } => Self { param: Some("model"), ..Self::bad_request(message) },
+            Refused::Wait(_) => Self::unavailable(sentence(&message), 1),
+            Refused::Reject(Reason::Saturated) => {
+                Self { retry_after_s: Some(1), ..Self::new(429, "TooManyRequestsError", sentence(&message)) }
+            }
+            Refused::Reject(Reason::PromptTooLong { prompt_tokens, context_length }) => Self::bad_request(format!(
+                "This model's maximum context length is {context_length} tokens. However, your prompt has {prompt_tokens} tokens. Shorten it."
+            )),
+            Refused::Reject(_) => Self::unavailable(sentence(&message), 5),
+        }
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
 }

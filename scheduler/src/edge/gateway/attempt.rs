@@ -58,28 +58,26 @@ impl Failed {
     }
 }
 
-fn reset(error: &dyn std::error::Error) -> Failed {
+/// An error with its causes, in one line.
+fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    Failed::Reset(text)
+    text
 }
 
 /// Sends the request to an engine and waits for as much as makes an answer certain.
 pub async fn attempt(engines: &Engines, address: std::net::SocketAddr, outgoing: &Outgoing) -> Result<Begun, Failed> {
-    let uri: Uri = format!("http://{address}{}", outgoing.path_and_query).parse().map_err(|error| reset(&error))?;
+    let uri: Uri = format!("http://{address}{}", outgoing.path_and_query).parse().map_err(|error| Failed::Reset(told(&error)))?;
     let mut request = Request::new(Full::new(outgoing.body.clone()));
     (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, uri, outgoing.headers.clone());
     let response = match engines.request(request).await {
         Ok(response) => response,
-        Err(error) if error.is_connect() => {
-            let Failed::Reset(text) = reset(&error) else { unreachable!("reset makes a reset") };
-            return Err(Failed::Connect(text));
-        }
-        Err(error) => return Err(reset(&error)),
+        Err(error) if error.is_connect() => return Err(Failed::Connect(told(&error))),
+        Err(error) => return Err(Failed::Reset(told(&error))),
     };
     let (head, mut body) = response.into_parts();
     if matches!(head.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE) {
@@ -107,7 +105,7 @@ async fn read(body: &mut Incoming, bytes_max: usize) -> Result<ReadSoFar, Failed
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while first.len() + joined.len() <= bytes_max {
-        let Some(frame) = body.frame().await.transpose().map_err(|error| reset(&error))? else {
+        let Some(frame) = body.frame().await.transpose().map_err(|error| Failed::Reset(told(&error)))? else {
             let bytes = if joined.is_empty() { first } else { joined.freeze() };
             return Ok(ReadSoFar { bytes, ended: true });
         };
@@ -138,7 +136,7 @@ async fn first_event(head: Parts, mut body: Incoming) -> Result<Begun, Failed> {
     let mut begun = VecDeque::new();
     let mut bytes = 0;
     while !events.has_begun() && bytes <= PREAMBLE_BYTES_MAX {
-        let Some(frame) = body.frame().await.transpose().map_err(|error| reset(&error))? else {
+        let Some(frame) = body.frame().await.transpose().map_err(|error| Failed::Reset(told(&error)))? else {
             return Err(Failed::Reset("the stream ended before its first event".to_owned()));
         };
         let Ok(data) = frame.into_data() else { continue };
