@@ -1,6 +1,5 @@
 //! What all handlers share: who this engine is, where it stands in its life, and the door to it.
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use domain::{AssetsDigest, EngineState, Incarnation, KvUse, Load};
@@ -37,6 +36,8 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     pub in_flight: Arc<Ledger>,
     pub changed: Changed,
+    /// Long requests that are prepared at once: as many as there are processors to do it.
+    pub workers: Semaphore,
     /// Cancelled when connections are to end.
     pub ending: CancellationToken,
     pub life: Life,
@@ -61,15 +62,6 @@ impl Life {
 pub(crate) struct Ready {
     pub handle: Handle,
     pub text: Text,
-    /// Long prompts that are tokenised at once: as many as there are processors to do it.
-    pub tokenizers: Arc<Semaphore>,
-}
-
-impl Ready {
-    pub fn new(handle: Handle, text: Text) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self { handle, text, tokenizers: Arc::new(Semaphore::new(processors)) }
-    }
 }
 
 impl App {

@@ -15,3 +15,4 @@ pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod tokens;
 pub(crate) mod whole;
+pub(crate) mod work;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use engine::backend::DeviceError;
 use engine::handle::Handle;
 use engine::request::{FinishReason, FinishRules, NewRequest, Output, Sampling};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Life, Ready};
@@ -88,6 +89,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         metrics,
         in_flight: Ledger::new(changed.clone()),
         changed,
+        workers: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
         ending: CancellationToken::new(),
         life: Life::default(),
     });
@@ -173,7 +175,7 @@ async fn load(
         blocks: limits.capacity.kv_blocks,
         prefix_caching: limits.config.prefix_caching,
     });
-    app.open(Ready::new(loaded.handle.clone(), loaded.text.clone()));
+    app.open(Ready { handle: loaded.handle.clone(), text: loaded.text.clone() });
     progress(Progress::Ready);
     Ok(loaded)
 }

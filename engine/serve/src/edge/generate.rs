@@ -19,15 +19,15 @@ use super::http::read_body;
 use super::plan::{Endpoint, ModelFacts, Plan};
 use super::prompt;
 use super::request_id::answer_id;
-use super::{stream, whole};
+use super::{stream, whole, work};
 use crate::app::{App, Ready};
 
 pub async fn chat(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    answer(&app, Endpoint::Chat, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    answer(&app, Endpoint::Chat, headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 pub async fn completions(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    answer(&app, Endpoint::Completion, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    answer(&app, Endpoint::Completion, headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// What stands in the head of every answer and chunk.
@@ -39,10 +39,28 @@ pub struct Head {
     pub model: Arc<str>,
 }
 
-async fn answer(app: &Arc<App>, endpoint: Endpoint, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+async fn answer(app: &Arc<App>, endpoint: Endpoint, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let request: Request = proto::openai::read(&body)?;
+    let begun = work::run(app, body.len(), move |app| begin(app, endpoint, &headers, &body, arrived)).await?;
+    let (head, plan, mut generation) = begun;
+    // Nothing is sent before there is something to send, so that whatever fails until then is an error with a status.
+    let first = generation.next().await.unwrap_or_else(|| Err(gone()))?;
+    match plan.shape.stream {
+        true => Ok(stream::answer(head, plan, generation, first)),
+        false => whole::answer(&head, &plan, generation, first).await,
+    }
+}
+
+/// From a body to choices that the engine works on.
+fn begin(
+    app: &App,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    body: &[u8],
+    arrived: Instant,
+) -> Result<(Head, Arc<Plan>, Generation), ApiError> {
+    let request: Request = proto::openai::read(body)?;
     let model = app.named(request.model.as_deref())?;
     let ready = app.ready()?;
     let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
@@ -52,18 +70,11 @@ async fn answer(app: &Arc<App>, endpoint: Endpoint, headers: &HeaderMap, body: B
         stop_ids_max: ready.handle.limits().config.stop_ids_max,
     };
     let plan = Arc::new(Plan::new(endpoint, &request, &facts)?);
-    let prompts = prompt::of_request(ready, endpoint, request, body.len()).await?;
+    let prompts = prompt::of_request(&ready.text, endpoint, request)?;
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut generation = Generation::submit(app, ready, endpoint, &plan, prompts, replica.as_ref(), arrived)?;
-    // Nothing is sent before there is something to send, so that whatever fails until then is an error with a status.
-    let first = generation.next().await.unwrap_or_else(|| Err(gone()))?;
+    let generation = Generation::submit(app, ready, endpoint, &plan, prompts, replica.as_ref(), arrived)?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let head = Head { endpoint, id, created, model };
-    if plan.shape.stream {
-        Ok(stream::answer(head, plan, generation, first))
-    } else {
-        whole::answer(&head, &plan, generation, first).await
-    }
+    Ok((Head { endpoint, id, created, model }, plan, generation))
 }
 
 /// All choices of one HTTP request, over one queue. The queue holds at most what `max_tokens` allows, some

@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::ApiError;
-use super::{blocks, generate, probe, request_id, state, tokens};
+use super::{blocks, generate, probe, request_id, state, tokens, work};
 use crate::app::App;
 
 /// A request's head and its body must each have come within this time.
@@ -69,10 +69,8 @@ fn routes(app: Arc<App>) -> Router {
 /// Counts answers by handler and status, and catches panics.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().cloned();
-    // A defect in one request is that request's alone.
-    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed on this request; its log says where.").into_response()
-    });
+    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let response = response.unwrap_or_else(|_| work::failed().into_response());
     app.metrics.answered(path.as_ref().map(MatchedPath::as_str), response.status().as_u16());
     response
 }

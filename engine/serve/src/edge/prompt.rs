@@ -11,11 +11,6 @@ use serde_json::{Map, Value};
 
 use super::answer::{ApiError, sentence};
 use super::plan::Endpoint;
-use crate::app::Ready;
-
-/// Bodies up to this size are tokenised where they are: that takes less than a millisecond or two. Larger ones go to a thread of
-/// their own, and other connections go on.
-const INLINE_BYTES_MAX: usize = 4 << 10;
 
 /// A conversation and how it is to be rendered.
 #[derive(Default)]
@@ -65,22 +60,10 @@ impl Source {
             Self::Ids(prompts) => Ok(prompts.into_iter().map(Into::into).collect()),
         }
     }
-
-    async fn run(self, ready: &Ready, bytes: usize) -> Result<Vec<Arc<[u32]>>, ApiError> {
-        if bytes <= INLINE_BYTES_MAX || matches!(self, Self::Ids(_)) {
-            return self.tokens(&ready.text).map_err(text_error);
-        }
-        let _place = ready.tokenizers.acquire().await;
-        let text = ready.text.clone();
-        let tokens = tokio::task::spawn_blocking(move || self.tokens(&text)).await;
-        let tokens =
-            tokens.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The tokenizer failed on this prompt."))?;
-        tokens.map_err(text_error)
-    }
 }
 
-/// The prompts of a request whose body had `bytes`; `Plan::new` has seen that there are some.
-pub async fn of_request(ready: &Ready, endpoint: Endpoint, request: Request, bytes: usize) -> Result<Vec<Arc<[u32]>>, ApiError> {
+/// The prompts of a request; `Plan::new` has seen that there are some.
+pub fn of_request(text: &Text, endpoint: Endpoint, request: Request) -> Result<Vec<Arc<[u32]>>, ApiError> {
     let source = match (endpoint, request.prompt) {
         (Endpoint::Completion, Some(Prompt::Ids(prompts))) => Source::Ids(prompts),
         (Endpoint::Completion, Some(Prompt::Text(prompts))) => {
@@ -97,11 +80,11 @@ pub async fn of_request(ready: &Ready, endpoint: Endpoint, request: Request, byt
             add_special_tokens: request.add_special_tokens,
         })),
     };
-    source.run(ready, bytes).await
+    source.tokens(text).map_err(text_error)
 }
 
 /// The token ids that `/tokenize` asks for.
-pub async fn of_tokenize(ready: &Ready, request: TokenizeRequest, bytes: usize) -> Result<Arc<[u32]>, ApiError> {
+pub fn of_tokenize(text: &Text, request: TokenizeRequest) -> Result<Arc<[u32]>, ApiError> {
     let source = match (request.prompt, request.messages) {
         (Some(prompt), None) => {
             Source::Text { prompts: vec![prompt], add_special_tokens: request.add_special_tokens.unwrap_or(true) }
@@ -118,7 +101,7 @@ pub async fn of_tokenize(ready: &Ready, request: TokenizeRequest, bytes: usize) 
         })),
         _ => return Err(ApiError::parameter("prompt", "Give either `prompt` or `messages`.")),
     };
-    let mut prompts = source.run(ready, bytes).await?;
+    let mut prompts = source.tokens(text).map_err(text_error)?;
     Ok(prompts.pop().unwrap_or_default())
 }
 

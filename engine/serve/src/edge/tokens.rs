@@ -10,33 +10,39 @@ use proto::openai::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, Tokeniz
 
 use super::answer::{ApiError, json};
 use super::http::read_body;
-use super::prompt;
+use super::{prompt, work};
 use crate::app::App;
 
 pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Response {
-    to_tokens(&app, body).await.unwrap_or_else(IntoResponse::into_response)
+    prepared(&app, body, to_tokens).await
 }
 
 pub async fn detokenize(State(app): State<Arc<App>>, body: Body) -> Response {
-    to_text(&app, body).await.unwrap_or_else(IntoResponse::into_response)
+    prepared(&app, body, to_text).await
 }
 
-async fn to_tokens(app: &App, body: Body) -> Result<Response, ApiError> {
-    let body = read_body(body, app.body_bytes_max).await?;
-    let request: TokenizeRequest = proto::openai::read(&body)?;
+/// Reads the body and answers with what `work` makes of it.
+async fn prepared(app: &Arc<App>, body: Body, work: fn(&App, &[u8]) -> Result<Response, ApiError>) -> Response {
+    let answer = async {
+        let body = read_body(body, app.body_bytes_max).await?;
+        work::run(app, body.len(), move |app| work(app, &body)).await
+    };
+    answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn to_tokens(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+    let request: TokenizeRequest = proto::openai::read(body)?;
     app.named(request.model.as_deref())?;
-    let ready = app.ready()?;
-    let text = ready.text.clone();
+    let text = &app.ready()?.text;
     let strings = request.return_token_strs.unwrap_or(false);
-    let tokens = prompt::of_tokenize(ready, request, body.len()).await?;
+    let tokens = prompt::of_tokenize(text, request)?;
     let token_strs = strings.then(|| tokens.iter().map(|token| text.token_str(*token).unwrap_or_default()).collect());
     let answer = TokenizeAnswer { count: tokens.len(), max_model_len: app.context_length(), tokens: tokens.to_vec(), token_strs };
     Ok(json(StatusCode::OK, &answer))
 }
 
-async fn to_text(app: &App, body: Body) -> Result<Response, ApiError> {
-    let body = read_body(body, app.body_bytes_max).await?;
-    let request: DetokenizeRequest = proto::openai::read(&body)?;
+fn to_text(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+    let request: DetokenizeRequest = proto::openai::read(body)?;
     app.named(request.model.as_deref())?;
     let ready = app.ready()?;
     let vocabulary = ready.handle.limits().capacity.vocabulary;

@@ -5,7 +5,7 @@ use engine_serve::Progress;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::server::{Server, fake, instant, path, scripted};
+use crate::server::{Server, fake, fixture, instant, path, scripted};
 
 #[tokio::test]
 async fn a_server_that_drains_finishes_what_it_has_and_takes_nothing_new() {
@@ -79,5 +79,62 @@ async fn the_models_are_those_of_the_configuration() {
     let answer = server.post(path("text"), &json!({"model": "alias", "prompt": "a", "max_tokens": 1})).await.json();
     assert_eq!(answer["model"], "alias");
     assert_eq!(server.get("/version").await.json()["version"], env!("CARGO_PKG_VERSION"));
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn no_answer_says_healthy_before_the_engine_has_answered() {
+    let mut config = crate::server::cpu(std::sync::Arc::new(engine_assets::open(&fixture("llama")).expect("a good model")));
+    config.kv_events = None;
+    let server = Server::begin(config).await;
+    loop {
+        let state = server.get("/trackside/v1/state?once").await.json();
+        let (health, work) =
+            (server.get("/health").await, server.post(path("text"), &json!({"prompt": "a", "max_tokens": 1})).await);
+        if health.status == StatusCode::OK {
+            assert_eq!(*server.progress.borrow(), Some(Progress::Ready));
+            assert_eq!((health.body.len(), work.status), (0, StatusCode::OK));
+            return server.stop().await.expect("a clean end");
+        }
+        assert!(matches!(state["state"].as_str(), Some("starting" | "warming")), "{state}");
+        assert_eq!((health.status, health.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
+        assert!(matches!(work.status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE), "{}", work.text());
+    }
+}
+
+#[tokio::test]
+async fn an_engine_whose_weights_cannot_be_read_never_serves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(fixture("llama-f16")).expect("a fixture").map(|file| file.expect("a file").path()) {
+        std::fs::copy(&file, folder.path().join(file.file_name().expect("a name"))).expect("a copy");
+    }
+    let assets = std::sync::Arc::new(engine_assets::open(folder.path()).expect("a good model"));
+    // Between reading the headers and mapping the weights, a download is begun anew.
+    std::fs::remove_file(folder.path().join("model.safetensors")).expect("it was there");
+    let server = engine_serve::bind(crate::server::cpu(assets)).await.expect("free ports");
+    let address = server.bound().http;
+    let fault = server.run(std::future::pending(), |_| {}).await.expect_err("there are no weights");
+    assert_eq!(fault.kind, FaultKind::Model);
+    assert!(fault.to_string().contains("model.safetensors"), "{fault}");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn long_prompts_are_answered_as_short_ones() {
+    let server = Server::start(instant(scripted())).await;
+    for bytes in [10, 1000, 2000] {
+        // Ids in text are longer than the tokens they mean: the body of the last is beyond what is handled where it is.
+        let prompt: Vec<u32> = (0..bytes).map(|i| 200 + i % 50).collect();
+        let body = json!({"prompt": prompt, "max_tokens": 1, "ignore_eos": true});
+        let answer = server.post(path("text"), &body).await.json();
+        assert_eq!(
+            (&answer["usage"]["prompt_tokens"], &answer["usage"]["completion_tokens"]),
+            (&json!(bytes), &json!(1)),
+            "{answer}"
+        );
+        let text = server.post("/detokenize", &json!({"tokens": prompt})).await.json();
+        let back = server.post("/tokenize", &json!({"prompt": text["prompt"], "add_special_tokens": false})).await;
+        assert_eq!(back.status, StatusCode::OK, "{}", back.text());
+    }
     server.stop().await.expect("a clean end");
 }

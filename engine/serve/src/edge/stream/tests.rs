@@ -28,7 +28,7 @@ fn idle_engine() -> (engine::step::Engine, Ready) {
     let ports = engine::step::Ports::new(Instant::now);
     let (engine, handle) = engine::step::Engine::new(backend, limits, ports).expect("limits of the device");
     let assets = engine_assets::open(std::path::Path::new(SCRIPTED)).expect("a good model");
-    (engine, Ready::new(handle, Text::new(&assets.text).expect("a good tokenizer")))
+    (engine, Ready { handle, text: Text::new(&assets.text).expect("a good tokenizer") })
 }
 
 fn finished(reason: FinishReason) -> Output {
