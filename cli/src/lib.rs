@@ -18,7 +18,9 @@ pub use args::{Args, Command};
 /// Runs one command line to its end. Errors go to stderr as one line each; the exit code is the fault's kind.
 pub fn run() -> ExitCode {
     let args = Args::parse();
-    log::start(args.log_format);
+    // `up` has a screen of its own to say how things are. The ZMQ library tells of every peer that comes and goes.
+    let usual = if matches!(args.command, Command::Up(_)) { "warn,zeromq=error" } else { "info,zeromq=warn" };
+    log::start(args.log_format, usual);
     match execute(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {

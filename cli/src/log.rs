@@ -14,8 +14,9 @@ pub enum Format {
 }
 
 /// Starts logging for the process. `TRACKSIDE_LOG` filters as `RUST_LOG` does elsewhere: `info`, `scheduler=debug`.
-pub fn start(format: Format) {
-    let filter = EnvFilter::try_from_env("TRACKSIDE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Without it, `usual` counts.
+pub fn start(format: Format, usual: &str) {
+    let filter = EnvFilter::try_from_env("TRACKSIDE_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests) keeps the first.
     let _ = match format {

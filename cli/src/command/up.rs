@@ -57,11 +57,10 @@ async fn serve(args: UpArgs, model: PathBuf) -> Result<(), Fault> {
         let _ = ending.await;
         eprintln!("trackside: draining; Ctrl-C again ends at once");
     }
-    // Open answers first, then the engines that give them.
+    // Both drain at once: the gateway finishes open answers, and engines end when they have given theirs.
     end_gateway.cancel();
-    scheduler.stopped().await;
     end_node.cancel();
-    node.ended().await;
+    tokio::join!(scheduler.stopped(), node.ended());
     up.map(|_| ())
 }
 
