@@ -130,6 +130,9 @@ pub struct EngineArgs {
     /// Port to listen on; 0 takes any
     #[arg(long, default_value_t = 8200)]
     pub port: u16,
+    /// End when this process does, as the engines of `trackside up` end with it
+    #[arg(long, value_name = "PID")]
+    pub end_with: Option<i32>,
     /// How long open answers may take after SIGTERM
     #[arg(long, default_value_t = 30.0, value_name = "S")]
     pub shutdown_timeout_s: f64,

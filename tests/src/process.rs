@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Longest that a test waits for anything. Generous: it is the limit of patience, never the thing measured.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One `trackside …` process. Dropping it kills it.
+/// One `trackside …` process. Dropping it asks it to end, so that nothing of it stays, and kills it if it does not.
 pub struct Process {
     child: Child,
     /// What the process bound, from its first line on stdout; `null` if it ended before it printed one.
@@ -92,6 +92,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let begun = Instant::now();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        }
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

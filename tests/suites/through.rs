@@ -57,7 +57,11 @@ async fn ready(http: &Http, admin: &str, count: usize) -> Vec<Value> {
 async fn a_thousand_chats_are_answered_as_the_engine_alone_answers_and_go_where_they_are_cached() {
     let shots = shots(1000);
     let mut alone = Process::start(PROGRAM, &["engine", "--model", "builtin", "--port", "0", "--no-kv-events"]);
-    let url = format!("http://{}/v1/chat/completions", alone.address("/address"));
+    let address = alone.address("/address");
+    let health = format!("http://{address}/health");
+    let http = Http::default();
+    until("a healthy engine", || async { http.get(&health).await.ok().filter(|answer| answer.status.is_success()) }).await;
+    let url = format!("http://{address}/v1/chat/completions");
     let mut expected: HashMap<String, String> = HashMap::new();
     for fate in fire(&url, &shots, 1, Arc::default()).await.into_iter().zip(&shots) {
         let (Fate::Answered(text, _), shot) = fate else { panic!("the engine alone fails: {fate:?}") };

@@ -1,5 +1,6 @@
 //! `trackside engine`: one engine, usable alone.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use std::time::Duration;
 
 use domain::{Fault, FaultKind};
 use engine_serve::{BackendChoice, Config, Encoding, FakeSpeed, KvEventsConfig, Limits, Progress};
+use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::args::{Backend, EngineArgs, EventEncoding};
 use crate::builtin;
@@ -46,7 +49,20 @@ pub fn run(args: EngineArgs) -> Result<(), Fault> {
             Progress::Ready => tracing::info!("{name} is ready on http://{}", bound.http),
             Progress::Draining { requests } => tracing::info!("draining {requests} open requests"),
         };
-        server.run(super::shutdown()?, said).await
+        let asked = super::shutdown()?;
+        match args.end_with {
+            None => server.run(asked, said).await,
+            Some(pid) => {
+                let gone = end_of(pid)?;
+                let either = async move {
+                    tokio::select! {
+                        () = asked => {}
+                        () = gone => tracing::info!("process {pid} has ended, and with it this engine"),
+                    }
+                };
+                server.run(either, said).await
+            }
+        }
     })
 }
 
@@ -114,6 +130,27 @@ pub fn name_of(model: &str) -> String {
 fn seconds(flag: &str, value: f64) -> Result<Duration, Fault> {
     Duration::try_from_secs_f64(value).map_err(|error| {
         Fault::new(FaultKind::Usage, format!("{flag} {value} is no duration"), "give seconds, 0 or more").because(error)
+    })
+}
+
+/// Resolves when the process has ended, at once if there is none.
+fn end_of(pid: i32) -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
+    let no_watch = |error: std::io::Error| {
+        Fault::new(FaultKind::Usage, format!("cannot watch process {pid}"), "give the id of a running process").because(error)
+    };
+    let id = Pid::from_raw(pid).ok_or_else(|| no_watch(std::io::ErrorKind::InvalidInput.into()))?;
+    let handle = match rustix::process::pidfd_open(id, PidfdFlags::NONBLOCK) {
+        Ok(handle) => Some(AsyncFd::with_interest(handle, Interest::READABLE).map_err(no_watch)?),
+        Err(rustix::io::Errno::SRCH) => None,
+        Err(error) => return Err(no_watch(error.into())),
+    };
+    Ok(async move {
+        if let Some(handle) = handle {
+            // A descriptor that cannot be waited for says nothing of the process.
+            if handle.readable().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     })
 }
 

@@ -91,7 +91,9 @@ fn slot(args: &UpArgs, files: &std::path::Path, index: u16) -> Slot {
     slot.host = args.host;
     slot.model_files = Some(files.to_path_buf());
     let SlotKind::Native { args: flags, events_port, replay_port, .. } = &mut slot.kind else { return slot };
-    *flags = args.engine_flags.clone();
+    // However this process ends, nobody would look after its engines.
+    *flags = vec!["--end-with".to_owned(), std::process::id().to_string()];
+    flags.extend(args.engine_flags.iter().cloned());
     // Several engines of one machine share its cores, unless told otherwise.
     if args.engines > 1 && !flags.iter().any(|flag| flag.starts_with("--threads")) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
