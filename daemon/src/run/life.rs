@@ -73,16 +73,17 @@ impl Life {
             let program = command.first().map(String::as_str).unwrap_or_default();
             format!("cannot start {program:?}: {error}")
         })?;
-        let contained = match &cgroup {
-            Ok(cgroup) => cgroup.add(process.id.pid).map_err(|error| format!("cannot enter its cgroup: {error}")),
-            Err(why) => Err(why.clone()),
+        let because = cgroup.as_ref().err().cloned();
+        let tree = Tree::new(life, Some(process.id), cgroup.ok());
+        let contained = match because {
+            None => tree.enclose().map_err(|error| format!("cannot enter its cgroup: {error}")),
+            Some(why) => Err(why),
         };
         let containment = contained.map_or_else(|why| format!("process family ({why})"), |()| "cgroup".to_owned());
         shared.probe.watch(process.id.pid);
         record.pid = Some(process.id.pid);
         record.start_ticks = Some(process.id.start_ticks);
         shared.save(&engine, &record).await;
-        let tree = Tree::new(life, Some(process.id), cgroup.ok());
         Ok(Self { engine, process, tree, record, containment, running: true, attached: CancellationToken::new() })
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::run::process::{LIFE_ENV, ProcessId, open, stat};
 
 /// Most processes of one engine that are remembered.
 const REMEMBERED_MAX: usize = 4096;
+/// Rounds in which the first children are brought into the cgroup; each child outside may start one more meanwhile.
+const ENCLOSE_ROUNDS_MAX: usize = 8;
 /// Between two looks for processes that appeared while others were being ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -33,6 +36,24 @@ pub struct Tree {
 impl Tree {
     pub fn new(life: String, main: Option<ProcessId>, cgroup: Option<Cgroup>) -> Self {
         Self { life, main, cgroup, remembered: BTreeMap::new() }
+    }
+
+    /// Puts the main process into the cgroup, and whoever it started before it was in; its later children are born there.
+    pub fn enclose(&self) -> io::Result<()> {
+        let (Some(cgroup), Some(main)) = (&self.cgroup, self.main) else { return Ok(()) };
+        cgroup.add(main.pid)?;
+        for _ in 0..ENCLOSE_ROUNDS_MAX {
+            let mut descendants = BTreeMap::new();
+            descend(main.pid, &mut descendants);
+            let inside = cgroup.members();
+            let outside: Vec<u32> = descendants.into_keys().filter(|pid| !inside.contains(pid)).collect();
+            if outside.is_empty() {
+                break;
+            }
+            // One that has ended meanwhile need not come along.
+            outside.into_iter().for_each(|pid| drop(cgroup.add(pid)));
+        }
+        Ok(())
     }
 
     /// Walks down from the main process and keeps who is there, for the time when parenthood is lost. Costs reads in the size of
