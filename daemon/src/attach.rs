@@ -48,6 +48,8 @@ pub struct Observed {
     pub steps: u64,
     pub counts_in_flight: bool,
     pub address: SocketAddr,
+    /// Weights read and weights in all, in bytes, while it loads.
+    pub loading: Option<(u64, u64)>,
 }
 
 impl Observed {

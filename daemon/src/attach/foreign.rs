@@ -142,6 +142,7 @@ async fn observe(
             steps: reading.tokens,
             counts_in_flight: false,
             address: client.address(),
+            loading: None,
         };
         seen.send(Seen::Observed(Box::new(observed))).await.ok()?;
     }

@@ -225,6 +225,7 @@ fn read_state(state: state::State, address: SocketAddr) -> Result<NativeState, S
         steps: state.steps,
         counts_in_flight: true,
         address,
+        loading: state.loading.map(|loading| (loading.done_bytes, loading.total_bytes)),
     };
     Ok(NativeState { observed, kv_events: state.kv_events, kv_replay: state.kv_replay })
 }

@@ -44,6 +44,8 @@ pub struct Supervisor {
     seen: (mpsc::Sender<Seen>, mpsc::Receiver<Seen>),
     cared_at: Instant,
     restarts_before: u32,
+    /// Weights read of weights in all, in bytes, as the engine last said.
+    loading: Option<(u64, u64)>,
 }
 
 /// What the loop woke up for.
@@ -72,6 +74,7 @@ impl Supervisor {
             seen: mpsc::channel(SEEN_MAX),
             cared_at: Instant::now(),
             restarts_before: 0,
+            loading: None,
         }
     }
 
@@ -324,8 +327,20 @@ impl Supervisor {
     }
 
     fn take(&mut self, observed: Observed) {
-        let Observed { incarnation, state: _, model, adapters, assets, context_length, load, steps, counts_in_flight, address } =
-            observed;
+        let Observed {
+            incarnation,
+            state: _,
+            model,
+            adapters,
+            assets,
+            context_length,
+            load,
+            steps,
+            counts_in_flight,
+            address,
+            loading,
+        } = observed;
+        self.loading = loading;
         self.shared.node.update(&self.slot.name, Urgency::Usual, |status| {
             if let Some(incarnation) = incarnation {
                 status.incarnation = incarnation;
@@ -380,6 +395,9 @@ impl Supervisor {
     fn publish(&mut self) {
         let state = self.machine.state();
         let mut reason = self.machine.reason().to_owned();
+        if let (EngineState::Starting | EngineState::Warming, Some((done, total))) = (state, self.loading) {
+            reason = format!("loading weights, {} of {} MB", done / 1_000_000, total / 1_000_000);
+        }
         let ended = matches!(state, EngineState::Crashed | EngineState::Backoff | EngineState::Quarantined);
         let pid = self.life.as_ref().filter(|life| life.is_running()).map_or(0, Life::pid);
         let restarts = self.restarts();
