@@ -55,6 +55,7 @@ pub struct Loading {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
     pub requests: u32,
+    /// Their prompt tokens that no cache held and that are not computed yet; 0 from a request's first token on.
     pub uncached_tokens: u64,
 }
 

@@ -43,7 +43,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
 const UNSAFE: &[&str] = &["engine-cpu", "engine-cuda", "ebpf"];
 
 /// Crates that speak a protocol in their `edge` modules only.
-const EDGED: &[&str] = &["daemon", "scheduler"];
+const EDGED: &[&str] = &["daemon", "engine-serve", "scheduler"];
 
 /// Names in the `[dependencies]` and `[build-dependencies]` tables of a manifest.
 fn dependencies(manifest: &str) -> BTreeSet<String> {

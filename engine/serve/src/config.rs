@@ -8,6 +8,7 @@ use domain::id::NAME_BYTES_MAX;
 use domain::{Fault, FaultKind};
 use engine_assets::ModelAssets;
 
+use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
 
 /// Everything that a server is made of.
@@ -120,7 +121,7 @@ impl Default for Limits {
             prefix_caching: true,
             waiting_max: None,
             waiting_tokens_max: None,
-            body_bytes_max: proto::limit::BODY_BYTES_MAX,
+            body_bytes_max: BODY_BYTES_MAX,
             connections_max: 4096,
         }
     }

@@ -1,6 +1,7 @@
 //! The engine's HTTP edge: bodies of `proto` in, requests of `engine` out, and back. Nothing behind this module knows JSON.
 
 pub(crate) mod answer;
+pub(crate) mod app;
 pub(crate) mod blocks;
 pub(crate) mod choice;
 pub(crate) mod generate;

@@ -9,7 +9,6 @@
 //! a supervisor sees how far it is; `/health` is 200 only once the engine has answered.
 #![forbid(unsafe_code)]
 
-mod app;
 mod config;
 mod edge;
 mod in_flight;

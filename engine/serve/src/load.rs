@@ -11,8 +11,8 @@ use engine_cpu::{CpuBackend, CpuOptions, KvSize};
 use engine_text::Text;
 use tokio::sync::oneshot;
 
-use crate::app::App;
 use crate::config::{BackendChoice, Config, FakeSpeed};
+use crate::edge::app::App;
 use crate::edge::kv_events::EventQueue;
 use crate::metrics::Recorder;
 

@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Life, Ready};
 use crate::config::Config;
+use crate::edge::app::{App, Life, Ready};
 use crate::edge::http;
 use crate::edge::kv_events::{self, BoundEvents, EventQueue};
 use crate::in_flight::{Changed, Ledger};

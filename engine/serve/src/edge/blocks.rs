@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::answer::ApiError;
 use super::kv_events::low_64_bits;
-use crate::app::App;
+use crate::edge::app::App;
 
 /// Blocks of one write.
 const WRITE_BLOCKS: usize = 256;

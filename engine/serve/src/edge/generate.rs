@@ -20,7 +20,7 @@ use super::plan::{Endpoint, ModelFacts, Plan};
 use super::prompt;
 use super::request_id::answer_id;
 use super::{stream, whole, work};
-use crate::app::{App, Ready};
+use crate::edge::app::{App, Ready};
 
 pub async fn chat(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     answer(&app, Endpoint::Chat, headers, body).await.unwrap_or_else(IntoResponse::into_response)

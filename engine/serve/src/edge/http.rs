@@ -25,7 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::ApiError;
 use super::{blocks, generate, probe, request_id, state, tokens, work};
-use crate::app::App;
+use crate::edge::app::App;
+
+/// Largest request body, unless configured otherwise.
+pub use proto::limit::BODY_BYTES_MAX;
 
 /// A request's head and its body must each have come within this time.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);

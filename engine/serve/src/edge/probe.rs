@@ -9,7 +9,7 @@ use proto::openai::{ModelCard, ModelList};
 use serde_json::json as value;
 
 use super::answer::{ApiError, bytes_of, json};
-use crate::app::App;
+use crate::edge::app::App;
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::json;
-use crate::app::App;
+use crate::edge::app::App;
 
 /// Shortest time between two lines: changes within it are one.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);

@@ -11,7 +11,7 @@ use proto::openai::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, Tokeniz
 use super::answer::{ApiError, json};
 use super::http::read_body;
 use super::{prompt, work};
-use crate::app::App;
+use crate::edge::app::App;
 
 pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Response {
     prepared(&app, body, to_tokens).await

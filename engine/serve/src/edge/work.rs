@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::answer::ApiError;
-use crate::app::App;
+use crate::edge::app::App;
 
 /// Bodies up to this size are handled where they are.
 const INLINE_BYTES_MAX: usize = 4 << 10;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::app::Ready;
+use crate::edge::app::Ready;
 use crate::edge::choice::{Choice, Running};
 use crate::edge::plan::ModelFacts;
 use crate::in_flight::{Changed, Ledger};

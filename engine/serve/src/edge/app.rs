@@ -12,8 +12,8 @@ use proto::state::Loading;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::answer::ApiError;
-use crate::edge::kv_events::BoundEvents;
+use super::answer::ApiError;
+use super::kv_events::BoundEvents;
 use crate::in_flight::{Changed, Ledger};
 use crate::metrics::Metrics;
 
