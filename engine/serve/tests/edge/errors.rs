@@ -65,6 +65,30 @@ async fn each_mistake_has_its_answer() {
 }
 
 #[tokio::test]
+async fn bad_requests_beside_a_stream_leave_it_as_it_is_alone() {
+    let server = Server::start(crate::server::fake(scripted(), 1.0)).await;
+    let body = json!({
+        "prompt": "a", "max_tokens": 500, "ignore_eos": true, "temperature": 0, "stream": true, "return_token_ids": true,
+    });
+    let rest = async |mut open: client::Open| {
+        let mut ids: Vec<Value> = Vec::new();
+        while let Some(event) = open.event().await.filter(|event| event != "[DONE]") {
+            let chunk: Value = serde_json::from_str(&event).expect("JSON");
+            ids.extend(chunk["choices"][0]["token_ids"].as_array().cloned().unwrap_or_default());
+        }
+        ids
+    };
+    let alone = rest(server.open(TEXT, &[], &body).await).await;
+    assert_eq!(alone.len(), 500);
+    let beside = server.open(TEXT, &[], &body).await;
+    for (path, body, status, ..) in table() {
+        assert_eq!(server.post(path, &body).await.status.as_u16(), status);
+    }
+    assert_eq!(rest(beside).await, alone);
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_body_that_is_broken_or_too_large_is_said_to_be_so() {
     let mut config = instant(scripted());
     config.limits.body_bytes_max = 1000;
