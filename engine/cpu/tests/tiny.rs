@@ -2,6 +2,8 @@
 
 #[path = "tiny/checkpoints.rs"]
 mod checkpoints;
+#[path = "tiny/contract.rs"]
+mod contract;
 #[path = "tiny/invariance.rs"]
 mod invariance;
 #[path = "tiny/parity.rs"]
