@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::{AssetsDigest, EngineState, Incarnation, KvUse, Load};
 use tokio::sync::mpsc;
@@ -22,6 +22,9 @@ use crate::report::blocks::BlockLog;
 const METRICS_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks at an engine that has no metrics to show.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two looks at which adapters are loaded.
+const MODELS_EVERY: Duration = Duration::from_secs(2);
 
 /// Reads until dropped.
 pub async fn watch(
@@ -43,7 +46,7 @@ pub async fn watch(
         let incarnation = Incarnation(rand::random());
         let source = source(foreign, &models, incarnation);
         let _following = source.map(|source| AbortOnDropHandle::new(tokio::spawn(follow(source, node.clone(), blocks.clone()))));
-        let why = observe(client, foreign, &models, assets, incarnation, seen).await;
+        let why = observe(client, foreign, models, assets, incarnation, seen).await;
         let Some(why) = why else { return };
         blocks.clear();
         if seen.send(Seen::Silent(why)).await.is_err() {
@@ -92,7 +95,7 @@ async fn digest(model_files: Option<&Path>) -> Option<AssetsDigest> {
 async fn observe(
     client: &EngineClient,
     foreign: &Foreign,
-    models: &Models,
+    mut models: Models,
     assets: Option<AssetsDigest>,
     incarnation: Incarnation,
     seen: &mpsc::Sender<Seen>,
@@ -101,8 +104,18 @@ async fn observe(
     let mut ticks = interval(if has_metrics { METRICS_EVERY } else { HEALTH_EVERY });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut quiet = 0;
+    let mut models_at = Instant::now();
     loop {
         ticks.tick().await;
+        if has_metrics && models_at.elapsed() >= MODELS_EVERY {
+            models_at = Instant::now();
+            // An answer that fails is the health check's business.
+            match client.models().await {
+                Ok(now) if now.base != models.base => return Some(format!("it serves {} in place of {}", now.base, models.base)),
+                Ok(now) => models = now,
+                Err(_) => {}
+            }
+        }
         let mut reading = Reading::default();
         if has_metrics {
             match client.metrics().await {

@@ -24,6 +24,8 @@ pub struct Engine {
     pub address: SocketAddr,
     pub events: String,
     pub replay: String,
+    /// Body of `/v1/models`.
+    models: Arc<Mutex<String>>,
     publisher: PubSocket,
     kept: Kept,
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -43,17 +45,22 @@ impl Engine {
         let replaying = AbortOnDropHandle::new(tokio::spawn(serve_replay(router, kept.clone())));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let card = serde_json::json!({ "id": model, "parent": null, "max_model_len": 64 });
-        let models = serde_json::json!({ "object": "list", "data": [card] }).to_string();
+        let models = Arc::new(Mutex::new(cards(model, &[])));
+        let served = models.clone();
         let metrics = "vllm:num_requests_running 0\nvllm:cache_config_info{block_size=\"4\",num_gpu_blocks=\"100\"} 1\n";
         let app = Router::new()
             .route("/health", get(async || ""))
-            .route("/v1/models", get(move || async move { models.clone() }))
+            .route("/v1/models", get(move || async move { served.lock().unwrap().clone() }))
             .route("/metrics", get(move || async move { metrics }));
         let serving = AbortOnDropHandle::new(tokio::spawn(async move {
             axum::serve(listener, app).await.expect("serves");
         }));
-        Self { address, events, replay, publisher, kept, _tasks: [replaying, serving] }
+        Self { address, events, replay, models, publisher, kept, _tasks: [replaying, serving] }
+    }
+
+    /// Loads adapters, in place of those loaded before.
+    pub fn load(&self, model: &str, adapters: &[&str]) {
+        *self.models.lock().unwrap() = cards(model, adapters);
     }
 
     /// Keeps a batch for replay without publishing it, as if its message had been lost.
@@ -101,6 +108,13 @@ impl Engine {
         message.push_back(payload.into());
         self.publisher.send(message).await.unwrap();
     }
+}
+
+fn cards(model: &str, adapters: &[&str]) -> String {
+    let base = serde_json::json!({ "id": model, "parent": null, "max_model_len": 64 });
+    let adapters = adapters.iter().map(|adapter| serde_json::json!({ "id": adapter, "parent": model }));
+    let cards: Vec<_> = std::iter::once(base).chain(adapters).collect();
+    serde_json::json!({ "object": "list", "data": cards }).to_string()
 }
 
 async fn serve_replay(mut router: RouterSocket, kept: Kept) {

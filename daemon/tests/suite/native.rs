@@ -147,6 +147,23 @@ async fn state_is_pushed_and_blocks_are_listed_and_followed() {
 }
 
 #[tokio::test]
+async fn a_foreign_engine_s_adapters_are_followed_and_another_model_is_another_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::start().await;
+    let mut config = config(dir.path());
+    config.slots = vec![attach("e", &engine)];
+    let agent = Agent::start(config).await;
+    let first = agent.until("e", |e| e.model == "m" && e.adapters.is_empty()).await;
+    engine.load("m", &["a", "b"]);
+    let loaded = agent.until("e", |e| e.adapters == ["a", "b"]).await;
+    assert_eq!(loaded.incarnation, first.incarnation);
+    engine.load("n", &[]);
+    let other = agent.until("e", |e| e.model == "n").await;
+    assert_ne!(other.incarnation, first.incarnation, "what was known of its blocks is void");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_foreign_engine_that_does_not_replay_starts_with_an_empty_index_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let mut events = Engine::start().await;
