@@ -165,26 +165,23 @@ impl Engine {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes in a report of the same life. What a probe found stands until the next probe.
+    /// Takes in a report of the same life. A failed probe stands until the address answers.
     pub fn update(&self, report: Report, replica: &ReplicaId) {
         let mut pulse = self.lock();
-        *pulse = Pulse::of(&report, replica, Evidence::Fresh, pulse.probe);
+        *pulse = Pulse::of(&report, replica, Evidence::Fresh, weighed(pulse.probe, Evidence::Fresh));
         drop(pulse);
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = report.reason;
     }
 
     pub fn set_evidence(&self, evidence: Evidence) {
-        self.lock().evidence = evidence;
+        let mut pulse = self.lock();
+        (pulse.evidence, pulse.probe) = (evidence, weighed(pulse.probe, evidence));
     }
 
     /// Takes in what a probe of the data address, or a request's failed connection, found.
     pub fn set_probe(&self, probe: Probe) {
         let mut pulse = self.lock();
-        // Fresh evidence outweighs an answered probe; only the failed one adds to it.
-        pulse.probe = match (probe, pulse.evidence) {
-            (Probe::Answered, Evidence::Fresh) => Probe::Unasked,
-            _ => probe,
-        };
+        pulse.probe = weighed(probe, pulse.evidence);
     }
 
     /// Whether its address should be asked again.
@@ -218,6 +215,14 @@ impl Engine {
             open.requests = open.requests.max(pulse.waiting.saturating_add(pulse.running));
         }
         open
+    }
+}
+
+/// Fresh evidence outweighs an answered probe; only a failed one adds to it.
+fn weighed(probe: Probe, evidence: Evidence) -> Probe {
+    match (probe, evidence) {
+        (Probe::Answered, Evidence::Fresh) => Probe::Unasked,
+        _ => probe,
     }
 }
 

@@ -82,7 +82,8 @@ async fn what_fails_before_its_first_data_is_retried_once_elsewhere() {
         let scheduler = Scheduler::start().await;
         let second = Engine::start(Script::ok()).await;
         let first = Engine::start(script.clone().unwrap_or(Script::Reset)).await;
-        let first_address = if script.is_some() { first.address } else { Engine::refusing().await };
+        let refusing = Refusing::at("127.0.0.1:0");
+        let first_address = if script.is_some() { first.address } else { refusing.address };
         let engines = vec![report("first", first_address), busy(report("second", second.address), 4)];
         let _node = Node::with(&scheduler, "n", engines).await;
         let answer = scheduler.chat("hi").await;
@@ -108,7 +109,8 @@ async fn with_nobody_else_to_ask_the_client_is_told() {
     for (case, script, status, words) in cases {
         let scheduler = Scheduler::start().await;
         let engine = Engine::start(script.clone().unwrap_or(Script::Reset)).await;
-        let address = if script.is_some() { engine.address } else { Engine::refusing().await };
+        let refusing = Refusing::at("127.0.0.1:0");
+        let address = if script.is_some() { engine.address } else { refusing.address };
         let _node = Node::with(&scheduler, "n", vec![report("e", address)]).await;
         let answer = scheduler.chat("hi").await;
         assert_eq!(answer.status.as_u16(), status, "{case}");

@@ -95,6 +95,7 @@ async fn a_lost_stream_costs_nothing_and_only_a_failed_probe_removes_an_engine()
     let a = Engine::start(Script::ok()).await;
     let _node = Node::with(&scheduler, "n", vec![v1::Engine { incarnation: 2, ..report("a", a.address) }]).await;
     let again = scheduler.engine_where("n", "a", |engine| engine["evidence"] == "fresh").await;
+    assert_eq!(again["probe"], "unasked");
     assert_eq!(again["address"], a.address.to_string());
     assert_eq!(scheduler.chat("hi").await.header("x-trackside-engine"), "n/a");
     let gone = scheduler.fleet().await;
@@ -161,6 +162,7 @@ async fn a_refused_connection_counts_as_a_failed_probe_until_the_address_answers
     a.kill();
     let listens = || async { tokio::net::TcpStream::connect(a.address).await.is_err().then_some(()) };
     eventually("the engine is gone", listens).await;
+    let _held = Refusing::at(&a.address.to_string());
     assert_eq!(scheduler.chat("hi").await.header("x-trackside-engine"), "n/b");
     let failed = scheduler.engine_where("n", "a", |engine| engine["probe"] == "failed").await;
     assert_eq!((&failed["state"], &failed["evidence"]), (&"ready".into(), &"fresh".into()));
@@ -169,7 +171,6 @@ async fn a_refused_connection_counts_as_a_failed_probe_until_the_address_answers
     }
     let retries = scheduler.metric("trackside_scheduler_retries_total{reason=\"connect\"}").await;
     assert_eq!(retries, 1.0, "only the first request had to learn it");
-    let _same_port = tokio::net::TcpListener::bind(a.address).await.unwrap();
 }
 
 #[tokio::test]

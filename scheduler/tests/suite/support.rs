@@ -20,7 +20,7 @@ use proto::v1::{self, blocks_command, state_command, state_update};
 use scheduler::{Bound, Config, Running};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -218,11 +218,6 @@ impl Engine {
         engine
     }
 
-    /// An address at which nobody listens.
-    pub async fn refusing() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-    }
-
     /// Closes its listener and all connections.
     pub fn kill(&self) {
         self.stop.cancel();
@@ -231,6 +226,21 @@ impl Engine {
     /// Requests apart from health probes.
     pub fn requests(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+}
+
+/// An address that refuses connections, held so that no other test gets it.
+pub struct Refusing {
+    pub address: SocketAddr,
+    _bound: TcpSocket,
+}
+
+impl Refusing {
+    pub fn at(address: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address.parse().unwrap()).unwrap();
+        Self { address: socket.local_addr().unwrap(), _bound: socket }
     }
 }
 
