@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 model=$(tests/real/fetch-smollm2.sh)
+# The tokenizer and the template by themselves first: a difference there would show everywhere else.
+TRACKSIDE_SMOLLM2=$model cargo test --locked --package engine-text --test suite smollm2
 if [[ -z ${TRACKSIDE:-} ]]; then
     cargo build --locked --package trackside
     TRACKSIDE=${CARGO_TARGET_DIR:-$PWD/target}/debug/trackside

@@ -22,7 +22,7 @@ pub use crate::error::TextError;
 pub use crate::stop::{StopMatcher, StopStep};
 
 use crate::chat::Templates;
-use crate::tokenizer::{Bytes, Special};
+use crate::tokenizer::{Bytes, Special, unpanicked};
 
 /// A model's text side. Cloning shares everything.
 #[derive(Clone)]
@@ -49,8 +49,9 @@ impl Text {
     /// The token ids of a text. Special tokens written out in it count as special tokens, as in transformers.
     /// `add_special_tokens` adds what the model wants around a whole text, such as bos; a rendered chat brings its own.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let encoding =
-            self.0.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        let encoding = unpanicked(|| {
+            self.0.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))
+        })?;
         let ids = encoding.get_ids();
         if !add_special_tokens || self.0.special.is_empty() {
             return Ok(ids.to_vec());
@@ -62,7 +63,9 @@ impl Text {
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
         match &self.0.bytes {
             Some(bytes) => Ok(bytes.decode(ids, skip_special_tokens)),
-            None => self.0.tokenizer.decode(ids, skip_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string())),
+            None => unpanicked(|| {
+                self.0.tokenizer.decode(ids, skip_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))
+            }),
         }
     }
 

@@ -3,6 +3,8 @@
 mod bytes;
 mod gguf;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use engine_assets::{SpecialToken, TextAssets, TokenizerSource};
 use tokenizers::{DecoderWrapper, Tokenizer};
 
@@ -38,6 +40,10 @@ impl Special {
 }
 
 pub(crate) fn build(assets: &TextAssets) -> Result<Built, TextError> {
+    unpanicked(|| build_trusting(assets))
+}
+
+fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
     let (mut tokenizer, special) = match &assets.tokenizer {
         // The post-processor in the file adds what is to be added.
         TokenizerSource::HuggingFace(json) => (
@@ -61,6 +67,13 @@ pub(crate) fn build(assets: &TextAssets) -> Result<Built, TextError> {
     let vocab_size = vocab_size(&tokenizer)?;
     let bytes = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))).then(|| Bytes::new(&tokenizer, vocab_size));
     Ok(Built { tokenizer, special, bytes, vocab_size })
+}
+
+/// Calls the tokenizers library, which panics on some malformed files (0.23: a decoder of a type that does not exist), and may on
+/// what it made of others. A stranger's file must end neither this process nor anybody else's request.
+pub(crate) fn unpanicked<T>(call: impl FnOnce() -> Result<T, TextError>) -> Result<T, TextError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(TextError::Tokenizer("the tokenizers library panicked".to_owned())))
 }
 
 fn vocab_size(tokenizer: &Tokenizer) -> Result<usize, TextError> {

@@ -212,8 +212,12 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else { break };
-        let (tag, after) = tag.split_at(end + 2);
+        // Not from the beginning: the end of `{%}` is not within its own beginning.
+        let Some(end) = tag[2..].find("%}") else {
+            rest = tag;
+            break;
+        };
+        let (tag, after) = tag.split_at(2 + end + 2);
         let inner = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
         match inner {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),

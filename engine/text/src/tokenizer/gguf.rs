@@ -40,7 +40,11 @@ pub(super) fn build(gguf: &GgufTokenizer, assets: &TextAssets) -> Result<Built, 
     tokenizer
         .add_tokens(added.filter(|token| !token.content.is_empty()))
         .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-    Ok(Built { tokenizer, add_bos: assets.add_bos.unwrap_or(bos_by_default), add_eos: assets.add_eos.unwrap_or(false) })
+    Ok(Built {
+        tokenizer,
+        add_bos: assets.add_bos.unwrap_or(bos_by_default && assets.bos.is_some()),
+        add_eos: assets.add_eos.unwrap_or(false),
+    })
 }
 
 fn vocab(gguf: &GgufTokenizer) -> Vocab {

@@ -1,5 +1,8 @@
 //! Tokenizers that cannot be used are refused with the reason.
 
+use std::fs;
+use std::path::Path;
+
 use engine_assets::{GgufTokenizer, SpecialToken, TextAssets, TokenKind, TokenizerSource};
 use engine_text::{Text, TextError};
 
@@ -51,6 +54,24 @@ fn tokenizer_json() {
         &json(r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "z"]]}}"#),
         "tokenizer.json",
     );
+}
+
+/// The fuzzers' seeds and finds: a tokenizer that works, or an error, never a panic.
+#[test]
+fn uploads_of_the_fuzzers_corpus() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/text_assets");
+    let mut usable = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(assets) = TextAssets::from_bytes(&fs::read(&path).unwrap()) else { continue };
+        if let Ok(text) = Text::new(&assets) {
+            text.encode("ab a", true).and_then(|ids| text.decode(&ids, false)).unwrap();
+            usable.push(path.file_name().unwrap().to_owned());
+        }
+    }
+    usable.sort();
+    assert_eq!(usable, ["folder", "gguf", "sentence-piece"], "the good seeds are good");
+    refuses(&assets(TokenizerSource::HuggingFace(br#"{"decoder": {"type": "Martian"}, "model": {"type": "BPE"}}"#.to_vec())), "");
 }
 
 #[test]
