@@ -19,6 +19,9 @@ lane_workspace() { cargo test --workspace --locked -j "$jobs"; }
 
 probe_ebpf() {
   [ "$(id -u)" = 0 ] || { echo "loading BPF programs wants root"; return; }
+  # CAP_BPF (39) and CAP_PERFMON (38), or CAP_SYS_ADMIN (21) for both; a container's root may have neither.
+  local held=$((16#$(sed -n 's/^CapEff:[[:space:]]*//p' /proc/self/status)))
+  (((held >> 21 & 1) || ((held >> 38 & 1) && (held >> 39 & 1)))) || { echo "this root has neither CAP_SYS_ADMIN nor CAP_BPF and CAP_PERFMON"; return; }
   [ -r /sys/kernel/btf/vmlinux ] || { echo "this kernel has no BTF (/sys/kernel/btf/vmlinux)"; return; }
   command -v apt-get >/dev/null || echo "the BPF toolchain comes from Debian's packages, and apt-get is not here"
 }
