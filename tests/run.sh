@@ -17,6 +17,12 @@ lane_clippy() { cargo clippy --workspace --all-targets --locked -j "$jobs" -- -D
 probe_workspace() { :; }
 lane_workspace() { cargo test --workspace --locked -j "$jobs"; }
 
+# The binary that the workspace's tests run too; the lane builds it where that lane has not.
+binary() {
+  cargo build --workspace --bins --tests --locked -j "$jobs" --message-format short >&2 || return
+  echo "${CARGO_TARGET_DIR:-$PWD/target}/debug/trackside-under-test"
+}
+
 probe_ebpf() {
   [ "$(id -u)" = 0 ] || { echo "loading BPF programs wants root"; return; }
   # CAP_BPF (39) and CAP_PERFMON (38), or CAP_SYS_ADMIN (21) for both; a container's root may have neither.
@@ -32,10 +38,10 @@ probe_nvrtc() { probe_python; }
 lane_nvrtc() { tests/nvrtc/run.sh; }
 
 probe_clients() { probe_python; }
-lane_clients() { tests/clients/run.sh; }
+lane_clients() { TRACKSIDE=$(binary) tests/clients/run.sh; }
 
 probe_real() { probe_python; }
-lane_real() { tests/real/run.sh; }
+lane_real() { TRACKSIDE=$(binary) tests/real/run.sh; }
 
 all=(format clippy workspace ebpf nvrtc clients real)
 failed=0

@@ -77,8 +77,8 @@ fi
 
 cd "$repo"
 cargo fmt --check --manifest-path "$programs/Cargo.toml"
-cargo test --quiet -p ebpf -p ebpf-abi
-binary=$(cargo test -p ebpf --test process_exit --no-run 2>&1 | sed -n 's/.*Executable .*process_exit\.rs (\(.*\))$/\1/p')
+# With the whole workspace in view cargo chooses the features that the other lanes have built.
+binary=$(cargo test --locked --workspace --test process_exit --no-run 2>&1 | sed -n 's/.*Executable .*process_exit\.rs (\(.*\))$/\1/p')
 [ -x "$binary" ] || fail "cargo did not say where the test is"
 
 # The tests themselves hold the probe to being there, or to a reason for its absence that this machine shows.

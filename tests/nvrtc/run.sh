@@ -35,7 +35,6 @@ if [ ! -d "$cache" ]; then
 fi
 
 cd "$repo"
-cargo test --quiet -p engine-cuda --no-run
 LD_LIBRARY_PATH=$cache/nvidia/cuda_nvrtc/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} TRACKSIDE_NVRTC=required \
-  cargo test -p engine-cuda --test nvrtc
+  cargo test --locked --workspace --test nvrtc
 exit $skipped

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 
 model=$(tests/real/fetch-smollm2.sh)
 # The tokenizer and the template by themselves first: a difference there would show everywhere else.
-TRACKSIDE_SMOLLM2=$model cargo test --locked --package engine-text --test suite smollm2
+TRACKSIDE_SMOLLM2=$model cargo test --locked --workspace --test suite --test smollm2 smollm2
 if [[ -z ${TRACKSIDE:-} ]]; then
     cargo build --locked --package trackside
     TRACKSIDE=${CARGO_TARGET_DIR:-$PWD/target}/debug/trackside
