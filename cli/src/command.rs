@@ -39,7 +39,7 @@ fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            eprintln!("trackside: told twice, ending at once");
+            crate::log::tell("told twice, ending at once");
             std::process::exit(130);
         });
     })

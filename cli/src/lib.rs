@@ -19,12 +19,13 @@ pub use args::{Args, Command};
 pub fn run() -> ExitCode {
     let args = Args::parse();
     // `up` has a screen of its own to say how things are. The ZMQ library tells of every peer that comes and goes.
-    let usual = if matches!(args.command, Command::Up(_)) { "warn,zeromq=error" } else { "info,zeromq=warn" };
+    let usual =
+        if matches!(args.command, Command::Up(_)) { "warn,zeromq=error,daemon::edge::control=error" } else { "info,zeromq=warn" };
     log::start(args.log_format, usual);
     match execute(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            eprintln!("trackside: {fault}");
+            log::tell(&fault.to_string());
             ExitCode::from(fault.kind.exit_code())
         }
     }

@@ -54,6 +54,6 @@ pub fn run() -> Figure {
 /// A chat of about 200 tokens that no other request shares more than its first words with.
 fn chat(i: usize) -> Value {
     let words = ["train", "track", "signal", "switch", "engine", "node", "block", "token", "cache", "queue"];
-    let text: String = (0..180).map(|k| words[(i * 7919 + k * k * 31 + k * i) % words.len()].to_owned() + " ").collect();
+    let text: String = (0..85).map(|k| words[(i * 7919 + k * k * 31 + k * i) % words.len()].to_owned() + " ").collect();
     json!({ "model": "builtin", "messages": [{ "role": "user", "content": format!("{i} {text}") }], "max_tokens": 2, "stream": true })
 }

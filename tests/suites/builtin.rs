@@ -22,6 +22,11 @@ async fn twenty_questions_have_the_committed_answers() {
         let body = json!({ "model": "builtin", "messages": [{ "role": "user", "content": case["question"] }], "temperature": 0 });
         let answer = http.post(&format!("http://{address}/v1/chat/completions"), &body).await.expect("an answer").json();
         let choice = &answer["choices"][0];
-        assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&case["answer"], &json!("stop")), "{}", case["question"]);
+        assert_eq!(
+            (&choice["message"]["content"], &choice["finish_reason"]),
+            (&case["answer"], &json!("stop")),
+            "{}",
+            case["question"]
+        );
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use domain::FaultKind;
 use tempfile::TempDir;
+use tests::http::{Http, until};
 use tests::process::{Process, fixture};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_trackside-under-test");
@@ -115,6 +116,17 @@ fn configurations_with_mistakes_are_told_all_at_once() {
     fs::write(&path, "a: [\n").expect("a config");
     check(&["node", "--config", &name], FaultKind::Config, &[&name]);
     check(&["scheduler", "--config", "/no/such/file"], FaultKind::Config, &["/no/such/file"]);
+}
+
+#[tokio::test]
+async fn a_full_disk_below_the_log_ends_no_engine() {
+    let line = "exec \"$0\" \"$@\" 2>/dev/full";
+    let args = ["-c", line, PROGRAM, "engine", "--model", "builtin", "--port", "0", "--no-kv-events"];
+    let mut engine = Process::start("sh", &args);
+    let (http, url) = (Http::default(), format!("http://{}/health", engine.address("/address")));
+    until("a healthy engine", || async { http.get(&url).await.ok().filter(|answer| answer.status.is_success()) }).await;
+    engine.signal(rustix::process::Signal::TERM);
+    assert!(engine.wait().0.success());
 }
 
 #[test]

@@ -55,7 +55,7 @@ async fn serve(args: UpArgs, model: PathBuf) -> Result<(), Fault> {
             print!("{}", screen(&args, &line, engines, &folder))
         }
         let _ = ending.await;
-        eprintln!("trackside: draining; Ctrl-C again ends at once");
+        crate::log::tell("draining; Ctrl-C again ends at once");
     }
     // Both drain at once: the gateway finishes open answers, and engines end when they have given theirs.
     end_gateway.cancel();
