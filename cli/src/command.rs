@@ -14,6 +14,12 @@ use domain::{Fault, FaultKind};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Workers for what proxies and talks to a fleet: half of the cores. The other half is for who is talked to, and on a small machine a
+/// task that stays on its thread is answered sooner than one that wakes another.
+fn proxy_workers() -> usize {
+    (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 8)
+}
+
 /// A runtime of this many workers. Everything that serves is bound by I/O: what computes has threads of its own.
 fn runtime(workers: usize) -> Result<Runtime, Fault> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();

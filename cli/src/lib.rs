@@ -10,6 +10,10 @@ mod table;
 
 use std::process::ExitCode;
 
+/// Tokenising and HTTP allocate in small pieces, on which glibc's allocator spends a fifth of the gateway's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::Parser;
 use domain::Fault;
 

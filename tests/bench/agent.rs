@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tests::http::{Http, until};
-use tests::process::Process;
 use tokio::time::{Instant, interval};
 
+use crate::fleet::Fleet;
 use crate::report::{Figure, Machine};
 
 const WINDOWS: usize = 6;
@@ -13,25 +13,8 @@ const WINDOW_S: u64 = 10;
 
 pub fn run() -> Figure {
     let machine = Machine::look();
-    let program = crate::trackside();
-    let state = tempfile::tempdir().expect("a temporary folder");
-    let mut scheduler = Process::start(&program, &["scheduler", "--any-port"]);
-    let nodes = scheduler.address("/nodes");
-    let config = state.path().join("node.yaml");
-    std::fs::write(&config, format!("schedulers: [\"{nodes}\"]\nslots: [{{ kind: native, model: builtin, port: 0, kv_events_port: 0, kv_replay_port: 0 }}]\n")).expect("a config file");
-    let mut node = Process::start(
-        &program,
-        &[
-            "node",
-            "--any-port",
-            "--config",
-            &config.display().to_string(),
-            "--state-dir",
-            &state.path().display().to_string(),
-            "--on-stop",
-            "drain",
-        ],
-    );
+    let fleet = Fleet::start("");
+    let mut node = fleet.node;
     let admin = node.address("/admin");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (samples, rss) = runtime.block_on(async {
@@ -50,8 +33,6 @@ pub fn run() -> Figure {
         }
         (samples, rss_mb(node.pid()))
     });
-    node.signal(rustix::process::Signal::TERM);
-    node.wait();
     Figure {
         name: "agent: CPU with one idle engine and 1 s scrapes",
         samples,

@@ -2,9 +2,9 @@
 //! engine; through the gateway, then straight to the engine, alternated.
 
 use serde_json::{Value, json};
-use tests::http::{Http, until};
-use tests::process::Process;
+use tests::http::Http;
 
+use crate::fleet::Fleet;
 use crate::load::first_byte_us;
 use crate::report::{Figure, Machine, quantile};
 
@@ -14,14 +14,13 @@ const PAIRS: usize = 9;
 
 pub fn run() -> Figure {
     let machine = Machine::look();
-    let engine = ["--", "--backend", "fake", "--prefill-tok-s", "10000000", "--step-ms", "0"];
-    let mut up = Process::start(&crate::trackside(), &[&["up", "--json", "--any-port", "--engines", "1"], &engine[..]].concat());
-    let (gateway, engine) = (up.address("/gateway"), up.address("/engines/0/address"));
+    let mut fleet = Fleet::start(", args: [--backend, fake, --prefill-tok-s, \"10000000\", --step-ms, \"0\"]");
+    let gateway = fleet.scheduler.address("/gateway");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let samples = runtime.block_on(async {
         let http = Http::default();
+        let engine = fleet.engine(&http).await;
         let url = |address: &str| format!("http://{address}/v1/chat/completions");
-        until("an answer", || async { http.post(&url(&gateway), &chat(0)).await.ok().filter(|a| a.status.is_success()) }).await;
         let mut pairs = Vec::new();
         for pair in 0..=PAIRS {
             let body = |i: usize| chat(pair * COUNT + i);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod fleet;
 mod gateway;
 mod load;
 mod report;

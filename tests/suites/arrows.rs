@@ -20,23 +20,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("ebpf", "ebpf", &["domain", "ebpf-abi"]),
     ("daemon", "daemon", &["domain", "proto", "ebpf", "engine-assets"]),
     ("scheduler", "scheduler", &["domain", "proto", "engine-assets", "engine-text"]),
-    (
-        "trackside",
-        "cli",
-        &[
-            "domain",
-            "proto",
-            "engine",
-            "engine-assets",
-            "engine-text",
-            "engine-cpu",
-            "engine-cuda",
-            "engine-serve",
-            "ebpf",
-            "daemon",
-            "scheduler",
-        ],
-    ),
+    ("trackside", "cli", &["domain", "engine-assets", "engine-cuda", "engine-serve", "ebpf", "daemon", "scheduler"]),
 ];
 
 /// Crates whose job is unsafe; every other crate root forbids it.

@@ -134,6 +134,10 @@ fn seconds(flag: &str, value: f64) -> Result<Duration, Fault> {
 }
 
 /// Resolves when the process has ended, at once if there is none.
+#[expect(
+    deprecated,
+    reason = "what replaces with_interest is unsafe for descriptors that may change under it; an OwnedFd does not"
+)]
 fn end_of(pid: i32) -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
     let no_watch = |error: std::io::Error| {
         Fault::new(FaultKind::Usage, format!("cannot watch process {pid}"), "give the id of a running process").because(error)

@@ -9,9 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::SchedulerArgs;
 
-/// The gateway's proxying and the streams of a fleet share these; the decision is short.
-const WORKERS: usize = 2;
-
 pub fn run(args: SchedulerArgs) -> Result<(), Fault> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     if args.any_port {
@@ -20,7 +17,7 @@ pub fn run(args: SchedulerArgs) -> Result<(), Fault> {
             .into_iter()
             .for_each(|address: &mut SocketAddr| address.set_port(0));
     }
-    super::runtime(WORKERS)?.block_on(async {
+    super::runtime(super::proxy_workers())?.block_on(async {
         let shutdown = CancellationToken::new();
         let asked = super::shutdown()?;
         let running = scheduler::run(config, shutdown.clone()).await?;

@@ -14,7 +14,6 @@ use super::engine::Damaged;
 use crate::args::UpArgs;
 use crate::{admin, builtin, table};
 
-const WORKERS: usize = 2;
 /// How often the progress looks; short against the second within which a small model answers.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -22,7 +21,7 @@ pub fn run(args: UpArgs) -> Result<(), Fault> {
     // A damaged model is one clear line now, not a crash loop of engines later.
     let model = builtin::resolve(&args.model)?;
     engine_assets::open(&model).map_err(|error| Fault::from(Damaged(error)))?;
-    super::runtime(WORKERS)?.block_on(serve(args, model))
+    super::runtime(super::proxy_workers())?.block_on(serve(args, model))
 }
 
 async fn serve(args: UpArgs, model: PathBuf) -> Result<(), Fault> {
