@@ -33,8 +33,8 @@ pub fn run() -> Figure {
         }
         pairs
     });
-    let all = |side: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| samples.iter().flat_map(side).copied().collect::<Vec<f64>>();
-    let (through, alone) = (all(|pair| &pair.0), all(|pair| &pair.1));
+    let through: Vec<f64> = samples.iter().flat_map(|pair| pair.0.iter().copied()).collect();
+    let alone: Vec<f64> = samples.iter().flat_map(|pair| pair.1.iter().copied()).collect();
     Figure {
         name: "gateway: p50 of time to first byte, through it minus engine alone",
         samples: samples.iter().map(|(through, alone)| quantile(through, 0.5) - quantile(alone, 0.5)).collect(),

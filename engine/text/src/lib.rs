@@ -22,7 +22,7 @@ pub use crate::error::TextError;
 pub use crate::stop::{StopMatcher, StopStep};
 
 use crate::chat::Templates;
-use crate::tokenizer::{Bytes, Special, unpanicked};
+use crate::tokenizer::{Bytes, Special, Words, unpanicked};
 
 /// A model's text side. Cloning shares everything.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ pub struct Text(Arc<Inner>);
 
 struct Inner {
     tokenizer: tokenizers::Tokenizer,
+    /// The same for ASCII, faster, where there is such a way.
+    words: Option<Words>,
     /// Ids that `add_special_tokens` puts around a text, beyond what the tokenizer's own post-processor does.
     special: Special,
     /// What each token stands for, where tokens are byte strings.
@@ -42,21 +44,27 @@ struct Inner {
 impl Text {
     /// Builds the tokenizer and compiles the templates. A template that does not compile is an error of chat requests, not of this.
     pub fn new(assets: &TextAssets) -> Result<Self, TextError> {
-        let tokenizer::Built { tokenizer, special, bytes, vocab_size } = tokenizer::build(assets)?;
-        Ok(Self(Arc::new(Inner { tokenizer, special, bytes, vocab_size, templates: Templates::new(assets) })))
+        let tokenizer::Built { tokenizer, words, special, bytes, vocab_size } = tokenizer::build(assets)?;
+        Ok(Self(Arc::new(Inner { tokenizer, words, special, bytes, vocab_size, templates: Templates::new(assets) })))
     }
 
     /// The token ids of a text. Special tokens written out in it count as special tokens, as in transformers.
     /// `add_special_tokens` adds what the model wants around a whole text, such as bos; a rendered chat brings its own.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        let Inner { tokenizer, words, special, .. } = &*self.0;
+        let ids = match words {
+            Some(words) if text.is_ascii() => unpanicked(|| words.encode(tokenizer, text))?,
+            _ => self.encode_by_library(text, add_special_tokens)?,
+        };
+        if add_special_tokens && !special.is_empty() { Ok(special.around(&ids)) } else { Ok(ids) }
+    }
+
+    /// The library's own way; what a faster one must agree with.
+    fn encode_by_library(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         let encoding = unpanicked(|| {
             self.0.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))
         })?;
-        let ids = encoding.get_ids();
-        if !add_special_tokens || self.0.special.is_empty() {
-            return Ok(ids.to_vec());
-        }
-        Ok(self.0.special.around(ids))
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of token ids; bytes that are no UTF-8 become U+FFFD. Ids that no token has are skipped, as in transformers.
@@ -110,5 +118,46 @@ impl Text {
     /// The prompt of a chat, as transformers' `apply_chat_template` renders it. Encode it without adding special tokens.
     pub fn render_chat(&self, request: &ChatRequest<'_>) -> Result<String, TextError> {
         chat::render(&self.0.templates, request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text_of(gguf: &str) -> Text {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(gguf);
+        Text::new(&engine_assets::open(&path).unwrap().text).unwrap()
+    }
+
+    /// What the splitting turns on: words, digits, every white space, contractions, added tokens and their halves.
+    fn prompt() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            "[a-zA-Z]{1,12}",
+            "[0-9]{1,5}",
+            "[ \t\n\r\x0b\x0c]{1,4}",
+            "[\x00-\x7f]{1,6}",
+            proptest::sample::select(vec!["'s", "'ll", "'LL", "don't", "<|im_start|>", "<|im_end|>", "<|im_", "|>", " ", "\n\n"])
+                .prop_map(str::to_owned),
+        ];
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    #[test]
+    fn words_from_memory_are_what_the_library_makes_of_the_text() {
+        for gguf in ["cli/builtin/trackside-builtin.gguf", "tests/fixtures/models/gguf-q8_0/model.gguf"] {
+            let text = text_of(gguf);
+            assert!(text.0.words.is_some(), "{gguf} is split as GPT-2 splits");
+            proptest!(ProptestConfig::with_cases(2000), |(prompt in prompt())| {
+                let by_library = text.encode_by_library(&prompt, false).unwrap();
+                // Twice: computed, then remembered.
+                prop_assert_eq!(&text.encode(&prompt, false).unwrap(), &by_library);
+                prop_assert_eq!(&text.encode(&prompt, false).unwrap(), &by_library);
+            });
+        }
     }
 }

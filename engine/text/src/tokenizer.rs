@@ -2,6 +2,7 @@
 
 mod bytes;
 mod gguf;
+mod words;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,6 +10,7 @@ use engine_assets::{SpecialToken, TextAssets, TokenizerSource};
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 pub(crate) use self::bytes::{Bytes, push_lossy};
+pub(crate) use self::words::Words;
 use crate::error::TextError;
 
 /// Most tokens of a vocabulary. Ids are indices of tables, so a tokenizer with one token of id 4 billion must not make one.
@@ -17,6 +19,7 @@ const MAX_VOCAB: usize = 1 << 22;
 /// What there is of a tokenizer once it is built.
 pub(crate) struct Built {
     pub tokenizer: Tokenizer,
+    pub words: Option<Words>,
     pub special: Special,
     pub bytes: Option<Bytes>,
     pub vocab_size: usize,
@@ -44,10 +47,11 @@ pub(crate) fn build(assets: &TextAssets) -> Result<Built, TextError> {
 }
 
 fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
-    let (mut tokenizer, special) = match &assets.tokenizer {
+    let (mut tokenizer, words, special) = match &assets.tokenizer {
         // The post-processor in the file adds what is to be added.
         TokenizerSource::HuggingFace(json) => (
             Tokenizer::from_bytes(json).map_err(|error| TextError::Tokenizer(format!("tokenizer.json: {error}")))?,
+            None,
             Special::default(),
         ),
         TokenizerSource::Gguf(gguf) => {
@@ -58,7 +62,7 @@ fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
                 (true, None) => Err(TextError::Tokenizer(format!("it is to add a {role} token and names none"))),
             };
             let special = Special { first: id(built.add_bos, "bos", &assets.bos)?, last: id(built.add_eos, "eos", &assets.eos)? };
-            (built.tokenizer, special)
+            (built.tokenizer, built.words, special)
         }
     };
     // Files may ask for truncation and padding, which transformers applies only when the caller asks, too.
@@ -66,7 +70,7 @@ fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
     tokenizer.with_truncation(None).map_err(|error| TextError::Tokenizer(error.to_string()))?;
     let vocab_size = vocab_size(&tokenizer)?;
     let bytes = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))).then(|| Bytes::new(&tokenizer, vocab_size));
-    Ok(Built { tokenizer, special, bytes, vocab_size })
+    Ok(Built { tokenizer, words, special, bytes, vocab_size })
 }
 
 /// Calls the tokenizers library, which panics on some malformed files (0.23: a decoder of a type that does not exist), and may on

@@ -13,19 +13,22 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
+use super::words::Words;
 use crate::error::TextError;
 
 /// A tokenizer, and what it adds around a whole text.
 pub(super) struct Built {
     pub tokenizer: Tokenizer,
+    /// Where text is split as GPT-2 splits it.
+    pub words: Option<Words>,
     pub add_bos: bool,
     pub add_eos: bool,
 }
 
 pub(super) fn build(gguf: &GgufTokenizer, assets: &TextAssets) -> Result<Built, TextError> {
-    let (mut tokenizer, bos_by_default) = match gguf.model.as_str() {
+    let (mut tokenizer, single_digits, bos_by_default) = match gguf.model.as_str() {
         "gpt2" => byte_level(gguf)?,
-        "llama" => (sentence_piece(gguf)?, true),
+        "llama" => (sentence_piece(gguf)?, None, true),
         other => {
             return Err(TextError::Tokenizer(format!("tokenizer.ggml.model {other:?} is not supported; supported: gpt2, llama")));
         }
@@ -40,7 +43,12 @@ pub(super) fn build(gguf: &GgufTokenizer, assets: &TextAssets) -> Result<Built, 
     tokenizer
         .add_tokens(added.filter(|token| !token.content.is_empty()))
         .map_err(|error| TextError::Tokenizer(error.to_string()))?;
+    let found_in_text = gguf.tokens.iter().zip(&gguf.kinds).enumerate().filter_map(|(id, (token, kind))| {
+        let added = matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined);
+        (added && !token.is_empty()).then(|| (token.clone(), id as u32))
+    });
     Ok(Built {
+        words: single_digits.and_then(|single_digits| Words::new(found_in_text, single_digits)),
         tokenizer,
         add_bos: assets.add_bos.unwrap_or(bos_by_default && assets.bos.is_some()),
         add_eos: assets.add_eos.unwrap_or(false),
@@ -86,8 +94,9 @@ const PRE: &[Pre] = &[
         ignore_merges: false, add_bos: false },
 ];
 
-/// Byte-level BPE; also whether it begins a text with bos where the file does not say.
-fn byte_level(gguf: &GgufTokenizer) -> Result<(Tokenizer, bool), TextError> {
+/// Byte-level BPE; whether digits are single where text is split as GPT-2 splits it; whether it begins a text with bos where the file does
+/// not say.
+fn byte_level(gguf: &GgufTokenizer) -> Result<(Tokenizer, Option<bool>, bool), TextError> {
     let name = gguf.pre.as_deref().unwrap_or("default");
     let pre = PRE.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| {
         let known: Vec<&str> = PRE.iter().flat_map(|pre| pre.names).copied().collect();
@@ -104,7 +113,11 @@ fn byte_level(gguf: &GgufTokenizer) -> Result<(Tokenizer, bool), TextError> {
     let mut tokenizer = Tokenizer::new(model.map_err(|error| TextError::Tokenizer(error.to_string()))?);
     tokenizer.with_pre_tokenizer(Some(splitting(&pre.splitting)?));
     tokenizer.with_decoder(Some(ByteLevel::default()));
-    Ok((tokenizer, pre.add_bos))
+    let single_digits = match pre.splitting {
+        Splitting::Gpt2 { single_digits } => Some(single_digits),
+        Splitting::Regexes(_) => None,
+    };
+    Ok((tokenizer, single_digits, pre.add_bos))
 }
 
 fn splitting(splitting: &Splitting) -> Result<PreTokenizerWrapper, TextError> {
