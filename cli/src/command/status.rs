@@ -28,16 +28,19 @@ fn text(value: &Value) -> String {
 /// The fleet for a person: one line an engine, then what is known of nodes and index.
 pub fn screen(fleet: &Value) -> String {
     let nodes = fleet["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let engines = nodes.iter().flat_map(|node| node["engines"].as_array().map(Vec::as_slice).unwrap_or_default());
+    let engines = nodes.iter().flat_map(|node| {
+        let engines = node["engines"].as_array().map(Vec::as_slice).unwrap_or_default();
+        engines.iter().map(|engine| (text(&node["node"]), engine))
+    });
     let rows: Vec<Vec<String>> = engines
-        .map(|engine| {
+        .map(|(node, engine)| {
             let kv = match (engine["kv_blocks_used"].as_f64(), engine["kv_blocks_total"].as_f64()) {
                 (Some(used), Some(total)) if total > 0.0 => format!("{:.0}%", 100.0 * used / total),
                 _ => String::new(),
             };
             let step = engine["decode_step_ms"].as_f64().map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
-            let mut row: Vec<String> =
-                ["engine", "model", "state", "address", "running", "waiting"].map(|key| text(&engine[key])).into();
+            let mut row = vec![format!("{node}/{}", text(&engine["engine"]))];
+            row.extend(["model", "state", "address", "running", "waiting"].map(|key| text(&engine[key])));
             row.extend([kv, text(&engine["index_blocks"]), step, text(&engine["restarts"]), text(&engine["reason"])]);
             row
         })
@@ -69,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_fleet_is_a_table_and_a_lost_node_is_named() {
-        let engine = json!({ "engine": "n1/engine-0", "model": "m", "state": "ready", "address": "127.0.0.1:8200", "running": 1,
+        let engine = json!({ "engine": "engine-0", "model": "m", "state": "ready", "address": "127.0.0.1:8200", "running": 1,
             "waiting": 0, "kv_blocks_used": 5, "kv_blocks_total": 20, "index_blocks": 9, "decode_step_ms": 2.25, "restarts": 0, "reason": "" });
         let fleet = json!({ "learned": { "learned_nodes": 0, "connected_nodes": 0, "blocks": 9 },
             "nodes": [{ "node": "n1", "connected": false, "heard_ms_ago": 1500, "engines": [engine] }] });

@@ -151,7 +151,7 @@ fn screen(args: &UpArgs, bound: &Value, engines: &[Value], folder: &StateDir) ->
             format!("pid {}, {} KV blocks of {} tokens", engine["pid"], engine["kv_blocks_total"], engine["kv_block_tokens"]);
         rows.push(vec![word(&engine["engine"]), format!("http://{}/v1", word(&engine["address"])), what]);
     }
-    let body = json!({ "model": model, "messages": [{ "role": "user", "content": "What is Trackside?" }], "stream": true });
+    let body = json!({ "model": model, "messages": [{ "role": "user", "content": "What is Trackside?" }], "temperature": 0, "stream": true });
     format!(
         "{}\ncurl -N http://{}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n\ntrackside status{}      logs in {}\nCtrl-C drains and ends.\n",
         table::render(&["WHAT", "WHERE", ""], &rows),
