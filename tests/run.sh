@@ -15,7 +15,7 @@ probe_clippy() { cargo clippy --version >/dev/null 2>&1 || echo "clippy is not i
 lane_clippy() { cargo clippy --workspace --all-targets --locked -j "$jobs" -- -D warnings; }
 
 probe_workspace() { :; }
-lane_workspace() { cargo test --workspace --locked -j "$jobs"; }
+lane_workspace() { cargo test --workspace --locked --no-fail-fast -j "$jobs"; }
 
 # The binary that the workspace's tests run too; the lane builds it where that lane has not.
 binary() {
