@@ -29,7 +29,7 @@ fn shots(count: usize) -> Vec<Shot> {
             0 => format!("{}Question {}: what are they?", preamble(i / 2 % 25), i % 7),
             _ => format!("{i} {} and {}?", SUBJECTS[i % 10], SUBJECTS[i / 10 % 10]),
         };
-        Shot { user, stream: i / 2 % 2 == 0, tokens_max: 8 }
+        Shot { user, stream: (i / 2).is_multiple_of(2), tokens_max: 8 }
     };
     (0..count).map(shot).collect()
 }
