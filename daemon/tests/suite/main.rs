@@ -5,6 +5,7 @@ mod agent;
 mod collectors;
 mod configuration;
 mod engine;
+mod hostile;
 mod kv_events;
 mod life;
 mod log;
