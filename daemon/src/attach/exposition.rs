@@ -36,7 +36,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     if line.is_empty() || line.starts_with('#') {
         return None;
     }
-    let end = line.find(['{', ' ', '\t'])?;
+    let end = line.find(['{', ' ', '\t']).filter(|end| *end > 0)?;
     let (name, rest) = line.split_at(end);
     let (labels, rest) = match rest.strip_prefix('{') {
         Some(rest) => {
