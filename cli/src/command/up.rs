@@ -34,10 +34,10 @@ async fn serve(args: UpArgs, model: PathBuf) -> Result<(), Fault> {
     let node = daemon::run(config, end_node.clone()).await?;
     let bound = scheduler.bound;
 
-    let ending = tokio::spawn(asked);
+    let mut ending = tokio::spawn(asked);
     let up = tokio::select! {
         engines = ready(&args, bound.admin) => engines,
-        _ = async { while !ending.is_finished() { tokio::time::sleep(LOOK_EVERY).await } } => Ok(Vec::new()),
+        _ = &mut ending => Ok(Vec::new()),
     };
     if let Ok(engines) = &up
         && !ending.is_finished()
