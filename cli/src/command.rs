@@ -51,8 +51,13 @@ fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Fault> {
     })
 }
 
-/// Prints the line that says what was bound. Nobody reading it is no reason to end.
+/// Prints the line that says what was bound.
 fn announce(line: &serde_json::Value) {
+    show(&format!("{line}\n"));
+}
+
+/// Writes to stdout. Nobody reading it (`| head`) is no reason to fail.
+fn show(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -161,14 +161,23 @@ fn end_of(pid: i32) -> Result<impl Future<Output = ()> + Send + 'static, Fault> 
 /// What a GPU backend would find here.
 fn devices(args: &EngineArgs) -> Result<(), Fault> {
     let report = engine_cuda::inspect();
-    println!("{report}");
+    super::show(&format!("{report}\n"));
+    let mut failed = Vec::new();
     for device in report.devices() {
-        match engine_cuda::selftest_rms_norm(device.index, 64, 4096, 1) {
+        let line = match engine_cuda::selftest_rms_norm(device.index, 64, 4096, 1) {
             Ok(error) => {
-                println!("GPU {}: self-test passed, rms_norm to a relative error of {:.1e}", device.index, error.relative)
+                format!("GPU {}: self-test passed, rms_norm to a relative error of {:.1e}\n", device.index, error.relative)
             }
-            Err(error) => println!("GPU {}: self-test failed: {error}; {}", device.index, error.action()),
-        }
+            Err(error) => {
+                failed.push(device.index.to_string());
+                format!("GPU {}: self-test failed: {error}; {}\n", device.index, error.action())
+            }
+        };
+        super::show(&line);
+    }
+    if !failed.is_empty() {
+        let what = format!("the self-test failed on GPU {}", failed.join(", "));
+        return Err(Fault::new(FaultKind::Device, what, "see above, and the kernel's log for XIDs (dmesg)"));
     }
     if args.devices {
         return Ok(());

@@ -16,9 +16,9 @@ pub fn run(args: ExplainArgs) -> Result<(), Fault> {
         admin::ask(&args.scheduler, "/debug/decide", Some(body)).await
     })?;
     if args.json {
-        println!("{explained:#}");
+        super::show(&format!("{explained:#}\n"));
     } else {
-        print!("{}", screen(&explained));
+        super::show(&screen(&explained));
     }
     Ok(())
 }

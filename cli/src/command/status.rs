@@ -9,9 +9,9 @@ use crate::{admin, table};
 pub fn run(args: StatusArgs) -> Result<(), Fault> {
     let fleet = super::runtime(1)?.block_on(admin::ask(&args.scheduler, "/debug/fleet", None))?;
     if args.json {
-        println!("{fleet:#}");
+        super::show(&format!("{fleet:#}\n"));
     } else {
-        print!("{}", screen(&fleet));
+        super::show(&screen(&fleet));
     }
     Ok(())
 }

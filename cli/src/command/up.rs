@@ -49,9 +49,9 @@ async fn serve(args: UpArgs, model: PathBuf) -> Result<(), Fault> {
             .map(|engine| json!({ "engine": engine["engine"], "address": engine["address"], "pid": engine["pid"] }))
             .collect();
         if args.json {
-            super::announce(&line)
+            super::announce(&line);
         } else {
-            print!("{}", screen(&args, &line, engines, &folder))
+            super::show(&screen(&args, &line, engines, &folder));
         }
         let _ = ending.await;
         crate::log::tell("draining; Ctrl-C again ends at once");
