@@ -152,7 +152,7 @@ pub struct EngineArgs {
     /// Tokens of one KV block
     #[arg(long, default_value_t = 16, value_name = "TOKENS")]
     pub block_size: usize,
-    /// KV cache, reserved at the start [default: 512 MiB, less for a small model]
+    /// KV cache, reserved at the start [default: 512]
     #[arg(long, value_name = "MIB")]
     pub kv_cache_mib: Option<usize>,
     /// KV cache in blocks; wins over --kv-cache-mib

@@ -291,7 +291,7 @@ fn slot(index: u16, table: &mut Table<'_>) -> Option<Slot> {
             let SlotKind::Native { model, args, events_port, replay_port } = &mut slot.kind else { return None };
             match table.string("model") {
                 Some(name) => *model = name,
-                None => table.missing("model", "a folder, a .gguf file, a Hub id or builtin"),
+                None => table.missing("model", "a folder, a .gguf file or builtin"),
             }
             *args = table.strings("args").unwrap_or_default();
             if let Some(port) = table.number("kv_events_port", 0, u64::from(u16::MAX)) {

@@ -70,7 +70,7 @@ fn every_mistake_is_told_at_once_by_its_key() {
         "slots: [{kind: native, modle: x, port: 70000}]",
         &[
             "slots[0].port: 70000 is not in 0..=65535",
-            "slots[0].model: is missing; give a folder, a .gguf file, a Hub id or builtin",
+            "slots[0].model: is missing; give a folder, a .gguf file or builtin",
             "slots[0].modle: is no key here; did you mean model?",
         ],
     );
