@@ -1,4 +1,4 @@
-//! What a model needs of a device: weights, activations and a dozen operations on them.
+//! What a model needs of a device: weights, activations and some twenty operations on them.
 //!
 //! A [`Device`] computes one batch at a time. The backend takes the batch over first, so that models never see token ids, positions or
 //! block tables: [`Device::embed`] looks up the batch's own tokens, [`Device::attend`] writes and reads the batch's own blocks.
@@ -58,6 +58,26 @@ impl Heads {
     }
 }
 
+/// Causal attention of one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Causal {
+    pub layer: usize,
+    pub heads: Heads,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// A query at position `p` sees the positions above `p - window` up to its own; `None`: all up to its own.
+    pub window: Option<usize>,
+}
+
+/// What a gate goes through before it is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `x / (1 + exp(-x))` (SwiGLU).
+    Silu,
+    /// `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))` (GeGLU with the approximate GELU).
+    GeluTanh,
+}
+
 /// For which rows of a batch an activation has room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
@@ -65,6 +85,8 @@ pub enum Rows {
     Tokens,
     /// Every row of a batch that samples.
     Samples,
+    /// Every pair of an input token and one of its experts, of which each token has this many.
+    Assignments(usize),
 }
 
 /// Whether a result replaces what the output holds or is added to it.
@@ -91,6 +113,8 @@ pub trait Device: Send {
     type Vector: Send;
     type Rotation: Send;
     type Activation: Send;
+    /// Which experts the batch's tokens go to. Rows by assignment are grouped by expert, in rising order; within one, by token.
+    type Routing: Send;
 
     /// Positions that a request on this device can have.
     fn positions(&self) -> usize;
@@ -98,16 +122,19 @@ pub trait Device: Send {
     /// Stacks `parts`, all with the same number of columns, from top to bottom.
     fn matrix(&mut self, parts: &[Part<'_>]) -> Result<Self::Matrix, DeviceError>;
 
-    /// Concatenates `parts`, each of one row.
-    fn vector(&mut self, parts: &[Part<'_>]) -> Result<Self::Vector, DeviceError>;
+    /// Concatenates `parts`, each of one row, and adds `offset` to every value.
+    fn vector(&mut self, parts: &[Part<'_>], offset: f32) -> Result<Self::Vector, DeviceError>;
 
     fn rotation(&mut self, table: RotationTable) -> Result<Self::Rotation, DeviceError>;
 
     /// Room for the given rows of the largest batch. Contents are unspecified.
     fn activation(&mut self, rows: Rows, features: usize) -> Result<Self::Activation, DeviceError>;
 
-    /// `out[t] = table[token t]` for every token of the batch.
-    fn embed(&mut self, table: &Self::Matrix, out: &mut Self::Activation);
+    /// Room for the choice of `per_token` out of `experts` for every token of the largest batch.
+    fn routing(&mut self, experts: usize, per_token: usize) -> Result<Self::Routing, DeviceError>;
+
+    /// `out[t] = table[token t] · scale` for every token of the batch.
+    fn embed(&mut self, table: &Self::Matrix, scale: f32, out: &mut Self::Activation);
 
     /// `out = x · weightᵀ + bias`, set or added.
     fn linear(
@@ -122,15 +149,40 @@ pub trait Device: Send {
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`, the product with `weight` last.
     fn rms_norm(&mut self, x: &Self::Activation, weight: &Self::Vector, epsilon: f32, out: &mut Self::Activation);
 
+    /// Normalises each head of the queries in `qkv` with `query`, each head of the keys with `key`, as [`Device::rms_norm`] does a row.
+    fn norm_heads(&mut self, query: &Self::Vector, key: &Self::Vector, epsilon: f32, heads: Heads, qkv: &mut Self::Activation);
+
     /// Turns the queries and keys in `qkv` by their positions.
     fn rotate(&mut self, rotation: &Self::Rotation, heads: Heads, qkv: &mut Self::Activation);
 
-    /// Writes the keys and values in `qkv` to the batch's blocks of `layer`, then causal attention of every query over its request's
+    /// Writes the keys and values in `qkv` to the batch's blocks of the layer, then attention of every query over its request's
     /// positions. `out` is `[tokens, query heads × dim]`.
-    fn attend(&mut self, layer: usize, heads: Heads, qkv: &Self::Activation, out: &mut Self::Activation);
+    fn attend(&mut self, causal: Causal, qkv: &Self::Activation, out: &mut Self::Activation);
 
-    /// `out = silu(gate) · up`, where a row of `gate_up` is `gate` then `up`.
-    fn silu_mul(&mut self, gate_up: &Self::Activation, out: &mut Self::Activation);
+    /// `out = f(gate) · up`, where a row of `gate_up` is `gate` then `up`, and `f` is what `gate` says.
+    fn gate_mul(&mut self, gate: Gate, gate_up: &Self::Activation, out: &mut Self::Activation);
+
+    /// `out += x`.
+    fn add(&mut self, x: &Self::Activation, out: &mut Self::Activation);
+
+    /// Chooses each token's experts: softmax over its `logits`, the largest of them (of equals the first), and as their weights their
+    /// probabilities, divided by their sum if `renormalise`.
+    fn route(&mut self, logits: &Self::Activation, renormalise: bool, routing: &mut Self::Routing);
+
+    /// A row of `x` for each assignment: `out[a] = x[token of a]`.
+    fn dispatch(&mut self, routing: &Self::Routing, x: &Self::Activation, out: &mut Self::Activation);
+
+    /// `out[a] = x[a] · weights[expert of a]ᵀ`. Reads the weights of an expert once, and not at all if no token goes there.
+    fn linear_experts(
+        &mut self,
+        routing: &Self::Routing,
+        weights: &[Self::Matrix],
+        x: &Self::Activation,
+        out: &mut Self::Activation,
+    );
+
+    /// `out[token] += Σ weight · x[a]` over the token's assignments, summed in rising order of their experts.
+    fn combine(&mut self, routing: &Self::Routing, x: &Self::Activation, out: &mut Self::Activation);
 
     /// The last token's activation of each row of the batch that samples, in row order.
     fn sampling_rows(&mut self, x: &Self::Activation, out: &mut Self::Activation);

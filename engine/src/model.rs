@@ -58,7 +58,7 @@ impl<'a, D: Device> Weights<'a, D> {
         choose: impl Fn(&str, &'a TensorInfo) -> Result<Part<'a>, ModelError>,
     ) -> Result<D::Vector, ModelError> {
         let (names, parts) = self.parts(names, &choose)?;
-        self.device.vector(&parts).map_err(|error| ModelError::tensor(&names, error.to_string()))
+        self.device.vector(&parts, 0.0).map_err(|error| ModelError::tensor(&names, error.to_string()))
     }
 
     fn parts(&self, names: impl Iterator<Item = String>, choose: Choose<'_, 'a>) -> Result<(String, Vec<Part<'a>>), ModelError> {

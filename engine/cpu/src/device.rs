@@ -2,12 +2,14 @@
 
 mod attention;
 mod elementwise;
+mod experts;
 mod linear;
 
 use engine::backend::{Batch, Capacity, DeviceError};
-use engine::device::{Device, Heads, Part, RotationTable, Rows, Write};
+use engine::device::{Causal, Device, Gate, Heads, Part, RotationTable, Rows, Write};
 use engine_assets::TensorIndex;
 
+pub use self::experts::Routing;
 use crate::buffer::{Activation, Buffer, Shared};
 use crate::error::CpuError;
 use crate::kernel::Kernels;
@@ -114,6 +116,7 @@ impl Device for CpuDevice {
     type Vector = Buffer;
     type Rotation = RotationTable;
     type Activation = Activation;
+    type Routing = Routing;
 
     fn positions(&self) -> usize {
         self.capacity.context_length
@@ -126,7 +129,7 @@ impl Device for CpuDevice {
         Ok(matrix)
     }
 
-    fn vector(&mut self, parts: &[Part<'_>]) -> Result<Buffer, DeviceError> {
+    fn vector(&mut self, parts: &[Part<'_>], offset: f32) -> Result<Buffer, DeviceError> {
         let len = parts.iter().map(|part| part.columns.len()).sum();
         let mut vector = Buffer::new(len);
         let mut rest = &mut vector.as_mut_slice()[..len];
@@ -135,6 +138,7 @@ impl Device for CpuDevice {
             let stored = self.files.rows(part).map_err(error)?;
             let (own, behind) = rest.split_at_mut(part.columns.len());
             stored.expand(self.kernels, 0, own);
+            own.iter_mut().for_each(|value| *value += offset);
             rest = behind;
         }
         Ok(vector)
@@ -152,15 +156,23 @@ impl Device for CpuDevice {
         let rows = match rows {
             Rows::Tokens => self.capacity.batch_tokens,
             Rows::Samples => self.capacity.slots,
+            Rows::Assignments(per_token) => self.capacity.batch_tokens * per_token,
         };
         Ok(Activation::new(rows, features))
     }
 
-    fn embed(&mut self, table: &Matrix, out: &mut Activation) {
+    fn routing(&mut self, experts: usize, per_token: usize) -> Result<Routing, DeviceError> {
+        Ok(Routing::new(experts, per_token, self.capacity.batch_tokens))
+    }
+
+    fn embed(&mut self, table: &Matrix, scale: f32, out: &mut Activation) {
         let [stored] = &table.parts[..] else { panic!("an embedding is one tensor") };
         out.resize(self.taken.tokens.len());
         for (row, token) in self.taken.tokens.iter().enumerate() {
             stored.expand(self.kernels, *token as usize, out.row_mut(row));
+            if scale != 1.0 {
+                out.row_mut(row).iter_mut().for_each(|value| *value *= scale);
+            }
         }
     }
 
@@ -176,12 +188,36 @@ impl Device for CpuDevice {
         elementwise::rotate(self, rotation, heads, qkv);
     }
 
-    fn attend(&mut self, layer: usize, heads: Heads, qkv: &Activation, out: &mut Activation) {
-        attention::attend(self, layer, heads, qkv, out);
+    fn norm_heads(&mut self, query: &Buffer, key: &Buffer, epsilon: f32, heads: Heads, qkv: &mut Activation) {
+        elementwise::norm_heads(self, query, key, epsilon, heads, qkv);
     }
 
-    fn silu_mul(&mut self, gate_up: &Activation, out: &mut Activation) {
-        elementwise::silu_mul(self, gate_up, out);
+    fn attend(&mut self, causal: Causal, qkv: &Activation, out: &mut Activation) {
+        attention::attend(self, causal, qkv, out);
+    }
+
+    fn gate_mul(&mut self, gate: Gate, gate_up: &Activation, out: &mut Activation) {
+        elementwise::gate_mul(self, gate, gate_up, out);
+    }
+
+    fn add(&mut self, x: &Activation, out: &mut Activation) {
+        elementwise::add(self, x, out);
+    }
+
+    fn route(&mut self, logits: &Activation, renormalise: bool, routing: &mut Routing) {
+        experts::route(logits, renormalise, routing);
+    }
+
+    fn dispatch(&mut self, routing: &Routing, x: &Activation, out: &mut Activation) {
+        experts::dispatch(self, routing, x, out);
+    }
+
+    fn linear_experts(&mut self, routing: &Routing, weights: &[Matrix], x: &Activation, out: &mut Activation) {
+        experts::linear(self, routing, weights, x, out);
+    }
+
+    fn combine(&mut self, routing: &Routing, x: &Activation, out: &mut Activation) {
+        experts::combine(self, routing, x, out);
     }
 
     fn sampling_rows(&mut self, x: &Activation, out: &mut Activation) {

@@ -21,7 +21,7 @@ use std::fmt;
 use engine_assets::DType;
 
 use self::attend::Attend;
-use self::elementwise::{RmsNorm, Rotate, SiluMul};
+use self::elementwise::{GateMul, RmsNorm, Rotate};
 use self::linear::{Linear, PANEL_MIN_ROWS};
 
 /// An instruction set for which kernels are compiled.
@@ -72,7 +72,8 @@ pub(crate) struct Kernels {
     expand: [unsafe fn(*const u8, usize, *mut f32); DTYPES],
     pub attend: unsafe fn(&Attend),
     pub rms_norm: unsafe fn(&RmsNorm),
-    pub silu_mul: unsafe fn(&SiluMul),
+    pub silu_mul: unsafe fn(&GateMul),
+    pub gelu_mul: unsafe fn(&GateMul),
     pub rotate: unsafe fn(&Rotate),
 }
 
@@ -164,9 +165,14 @@ macro_rules! kernels {
                 unsafe { elementwise::rms_norm::<$simd>(args) }
             }
             $(#[$feature])?
-            unsafe fn silu_mul(args: &SiluMul) {
-                // SAFETY: the caller's promises are those of `elementwise::silu_mul`.
-                unsafe { elementwise::silu_mul::<$simd>(args) }
+            unsafe fn silu_mul(args: &GateMul) {
+                // SAFETY: the caller's promises are those of `elementwise::gate_mul`.
+                unsafe { elementwise::gate_mul::<$simd, false>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn gelu_mul(args: &GateMul) {
+                // SAFETY: the caller's promises are those of `elementwise::gate_mul`.
+                unsafe { elementwise::gate_mul::<$simd, true>(args) }
             }
             $(#[$feature])?
             unsafe fn rotate(args: &Rotate) {
@@ -181,6 +187,7 @@ macro_rules! kernels {
                 attend,
                 rms_norm,
                 silu_mul,
+                gelu_mul,
                 rotate,
             };
         }

@@ -3,14 +3,14 @@
 use engine_assets::ModelConfig;
 
 use super::{Linear, Split};
-use crate::device::{Device, Group, Heads, Rows};
+use crate::device::{Causal, Device, Group, Heads, Rows};
 use crate::model::{ModelError, Weights};
 
 pub struct Attention<D: Device> {
     qkv: Linear<D>,
     out: Linear<D>,
     heads: Heads,
-    layer: usize,
+    causal: Causal,
 }
 
 /// Activations between the operations of one attention layer; all layers share them.
@@ -28,11 +28,12 @@ impl<D: Device> Attention<D> {
         layer: usize,
         prefix: &str,
     ) -> Result<Self, ModelError> {
+        let heads = Self::heads(config, group)?;
         Ok(Self {
             qkv: Linear::load(weights, group, Split::Out, prefix, &["q_proj", "k_proj", "v_proj"], config.attention_bias)?,
             out: Linear::load(weights, group, Split::In, prefix, &["o_proj"], config.attention_bias)?,
-            heads: Self::heads(config, group)?,
-            layer,
+            heads,
+            causal: Causal { layer, heads, scale: 1.0 / (config.head_dim as f32).sqrt(), window: None },
         })
     }
 
@@ -62,7 +63,7 @@ impl<D: Device> Attention<D> {
     ) {
         self.qkv.set(device, x, &mut scratch.qkv);
         device.rotate(rotation, self.heads, &mut scratch.qkv);
-        device.attend(self.layer, self.heads, &scratch.qkv, &mut scratch.mixed);
+        device.attend(self.causal, &scratch.qkv, &mut scratch.mixed);
         self.out.add(device, &scratch.mixed, residual);
     }
 }

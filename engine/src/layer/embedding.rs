@@ -26,7 +26,7 @@ impl<D: Device> Embedding<D> {
 
     /// The activations of the batch's tokens.
     pub fn look_up(&self, device: &mut D, out: &mut D::Activation) {
-        device.embed(&self.0, out);
+        device.embed(&self.0, 1.0, out);
     }
 }
 

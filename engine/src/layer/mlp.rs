@@ -3,7 +3,7 @@
 use engine_assets::ModelConfig;
 
 use super::{Linear, Split};
-use crate::device::{Device, Group, Rows};
+use crate::device::{Device, Gate, Group, Rows};
 use crate::model::{ModelError, Weights};
 
 pub struct Mlp<D: Device> {
@@ -37,7 +37,7 @@ impl<D: Device> Mlp<D> {
     /// `residual += down(silu(gate(x)) · up(x))`.
     pub fn add(&self, device: &mut D, scratch: &mut MlpScratch<D>, x: &D::Activation, residual: &mut D::Activation) {
         self.gate_up.set(device, x, &mut scratch.gate_up);
-        device.silu_mul(&scratch.gate_up, &mut scratch.gated);
+        device.gate_mul(Gate::Silu, &scratch.gate_up, &mut scratch.gated);
         self.down.add(device, &scratch.gated, residual);
     }
 }

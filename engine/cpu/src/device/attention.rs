@@ -1,12 +1,13 @@
 //! Attention over the paged KV cache: one task per tile of queries and key/value head.
 
-use engine::device::Heads;
+use engine::device::{Causal, Heads};
 
 use super::CpuDevice;
 use crate::buffer::{Activation, Shared};
 use crate::kernel::attend::{Attend, QUERIES};
 
-pub fn attend(device: &mut CpuDevice, layer: usize, heads: Heads, qkv: &Activation, out: &mut Activation) {
+pub fn attend(device: &mut CpuDevice, causal: Causal, qkv: &Activation, out: &mut Activation) {
+    let Causal { layer, heads, scale, window } = causal;
     let shape = device.kv.shape();
     assert!(shape.kv_heads == heads.kv && shape.dim == heads.dim && heads.query.is_multiple_of(heads.kv));
     assert!(qkv.features() == heads.qkv_features() && out.features() == heads.query * heads.dim);
@@ -38,7 +39,8 @@ pub fn attend(device: &mut CpuDevice, layer: usize, heads: Heads, qkv: &Activati
             block_stride: shape.len(),
             block_tokens: shape.tokens,
             blocks: taken.blocks[taken.rows[tile.row].clone()].as_ptr(),
-            scale: 1.0 / (heads.dim as f32).sqrt(),
+            scale,
+            window: window.unwrap_or(usize::MAX),
             out: out.get().wrapping_add(tile.first * out_stride + column),
             out_stride,
             scratch: scratch.get().wrapping_add(worker * scratch_stride),

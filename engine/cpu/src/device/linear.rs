@@ -1,5 +1,7 @@
 //! Matrix products: outputs are divided into tasks.
 
+use std::ops::Range;
+
 use engine::device::Write;
 
 use super::CpuDevice;
@@ -15,13 +17,28 @@ pub fn linear(
     out: &mut Activation,
     write: Write,
 ) {
-    let (rows, add) = (x.rows(), write == Write::Add);
+    assert!(write == Write::Set || out.rows() == x.rows());
+    out.resize(x.rows());
+    linear_rows(device, weight, bias, x, 0..x.rows(), out, write);
+}
+
+/// The product of some rows of `x`, into the same rows of `out`, which has them.
+pub fn linear_rows(
+    device: &mut CpuDevice,
+    weight: &Matrix,
+    bias: Option<&Buffer>,
+    x: &Activation,
+    chosen: Range<usize>,
+    out: &mut Activation,
+    write: Write,
+) {
+    let (rows, add) = (chosen.len(), write == Write::Add);
     assert!(x.features() == weight.inputs && out.features() == weight.outputs, "the weights are of another size");
-    assert!(bias.is_none_or(|bias| bias.len() >= weight.outputs) && (!add || out.rows() == rows));
+    assert!(bias.is_none_or(|bias| bias.len() >= weight.outputs) && chosen.end <= x.rows() && chosen.end <= out.rows());
     assert!(device.scratch.stride >= panel_len(weight.inputs));
-    out.resize(rows);
     let (x_stride, out_stride) = (x.stride(), out.stride());
-    let (x, out) = (Shared::read(x.as_ptr()), Shared::new(out.as_mut_ptr()));
+    let x = Shared::read(x.as_ptr().wrapping_add(chosen.start * x_stride));
+    let out = Shared::new(out.as_mut_ptr().wrapping_add(chosen.start * out_stride));
     let bias = Shared::read(bias.map_or(std::ptr::null(), Buffer::as_ptr));
     let (kernels, scratch, scratch_stride) = (device.kernels, device.scratch.first(), device.scratch.stride);
     let per_task = outputs_per_task(weight.outputs, device.pool.threads());

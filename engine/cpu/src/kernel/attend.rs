@@ -25,6 +25,8 @@ pub(crate) struct Attend {
     /// The request's blocks, enough for all positions.
     pub blocks: *const BlockId,
     pub scale: f32,
+    /// Query `t` sees no position at or below `position + t - window`; `usize::MAX` for all.
+    pub window: usize,
     /// As `q`, for the result.
     pub out: *mut f32,
     pub out_stride: usize,
@@ -67,7 +69,11 @@ pub(crate) unsafe fn run<S: Simd>(args: &Attend) {
         }
         let mut first = 0;
         for query in 0..queries {
-            softmax::<S>(scores.add(query * score_stride), args.position + query / args.group + 1);
+            let (scores, seen) = (scores.add(query * score_stride), args.position + query / args.group + 1);
+            for hidden in 0..seen.saturating_sub(args.window) {
+                *scores.add(hidden) = f32::NEG_INFINITY;
+            }
+            softmax::<S>(scores, seen);
         }
         while first < positions {
             let values = args.values.add((*args.blocks.add(first / args.block_tokens)).0 as usize * args.block_stride);

@@ -13,8 +13,8 @@ pub(crate) struct RmsNorm {
     pub len: usize,
 }
 
-/// `out = silu(gate) · up` over `len` values.
-pub(crate) struct SiluMul {
+/// `out = f(gate) · up` over `len` values.
+pub(crate) struct GateMul {
     pub gate: *const f32,
     pub up: *const f32,
     pub out: *mut f32,
@@ -61,15 +61,26 @@ pub(crate) unsafe fn rms_norm<S: Simd>(args: &RmsNorm) {
     }
 }
 
+/// `f(x) = x / (1 + exp(-x))`; with `GELU`, `f(x) = x / 2 · (1 + tanh(u))`, `u = √(2/π) · (x + 0.044715 x³)`, which is
+/// `x / (1 + exp(-2u))`.
+///
 /// # Safety
 /// As [`rms_norm`].
 #[inline(always)]
-pub(crate) unsafe fn silu_mul<S: Simd>(args: &SiluMul) {
+pub(crate) unsafe fn gate_mul<S: Simd, const GELU: bool>(args: &GateMul) {
     #[inline(always)]
-    unsafe fn vector<S: Simd>(gate: S::V, up: S::V) -> S::V {
+    unsafe fn vector<S: Simd, const GELU: bool>(gate: S::V, up: S::V) -> S::V {
+        /// √(8/π).
+        const SLOPE: f32 = 1.595_769;
         // SAFETY: arithmetic on values only.
         unsafe {
-            let e = exp::<S>(S::sub(S::splat(0.0), gate));
+            let u = if GELU {
+                let cubic = S::fma(S::mul(gate, gate), S::splat(0.044_715), S::splat(1.0));
+                S::mul(S::mul(gate, S::splat(SLOPE)), cubic)
+            } else {
+                gate
+            };
+            let e = exp::<S>(S::sub(S::splat(0.0), u));
             S::mul(S::div(gate, S::add(S::splat(1.0), e)), up)
         }
     }
@@ -78,10 +89,11 @@ pub(crate) unsafe fn silu_mul<S: Simd>(args: &SiluMul) {
     // SAFETY: whole vectors, then the tail by itself.
     unsafe {
         for at in (0..whole).step_by(LANES) {
-            S::store(args.out.add(at), vector::<S>(S::load(args.gate.add(at)), S::load(args.up.add(at))));
+            S::store(args.out.add(at), vector::<S, GELU>(S::load(args.gate.add(at)), S::load(args.up.add(at))));
         }
         if tail > 0 {
-            let result = vector::<S>(S::load_partial(args.gate.add(whole), tail), S::load_partial(args.up.add(whole), tail));
+            let result =
+                vector::<S, GELU>(S::load_partial(args.gate.add(whole), tail), S::load_partial(args.up.add(whole), tail));
             S::store_partial(args.out.add(whole), result, tail);
         }
     }

@@ -5,7 +5,7 @@ use engine_assets::DType;
 use half::{bf16, f16};
 
 use super::attend::{Attend, scratch_len};
-use super::elementwise::{RmsNorm, SiluMul};
+use super::elementwise::{GateMul, RmsNorm};
 use super::linear::{Linear, panel_len};
 use super::*;
 
@@ -198,13 +198,14 @@ struct Attention {
     q: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
+    window: usize,
 }
 
 impl Attention {
     fn new(group: usize, dim: usize, positions: usize) -> Self {
         let mut noise = Noise((group * dim) as u64);
         let mut values = |heads: usize| noise.values(heads * dim * positions).iter().map(|value| value * 3.0).collect();
-        Self { group, dim, q: values(group), keys: values(1), values: values(1) }
+        Self { group, dim, q: values(group), keys: values(1), values: values(1), window: usize::MAX }
     }
 
     /// The result for queries `position ..`, with the cache paged in blocks that lie in falling order.
@@ -234,6 +235,7 @@ impl Attention {
             block_tokens,
             blocks: blocks.as_ptr(),
             scale: 1.0 / (dim as f32).sqrt(),
+            window: self.window,
             out: out.as_mut_ptr(),
             out_stride: group * dim,
             scratch: scratch.as_mut_ptr(),
@@ -252,7 +254,9 @@ impl Attention {
         self.q[position * self.group * dim..][..self.group * dim]
             .chunks(dim)
             .flat_map(|q| {
-                let weights: Vec<f64> = (0..=position).map(|at| (dot(q, at) / (dim as f64).sqrt()).exp()).collect();
+                let seen = |at: usize| position < at.saturating_add(self.window);
+                let weight = |at: usize| if seen(at) { (dot(q, at) / (dim as f64).sqrt()).exp() } else { 0.0 };
+                let weights: Vec<f64> = (0..=position).map(weight).collect();
                 let total: f64 = weights.iter().sum();
                 let value =
                     |i: usize| weights.iter().enumerate().map(|(at, w)| w * f64::from(self.values[at * dim + i])).sum::<f64>();
@@ -262,11 +266,11 @@ impl Attention {
     }
 }
 
-fn check_attend(group: usize, dim: usize, positions: usize) {
-    let attention = Attention::new(group, dim, positions);
+fn check_attend(group: usize, dim: usize, positions: usize, window: usize) {
+    let attention = Attention { window, ..Attention::new(group, dim, positions) };
     let mut fused: Option<Vec<f32>> = None;
     for kernels in kernels() {
-        let context = format!("{group} heads of {dim} over {positions} on {}", kernels.isa);
+        let context = format!("{group} heads of {dim} over {positions}, window {window}, on {}", kernels.isa);
         let alone: Vec<f32> = (0..positions).flat_map(|position| attention.compute(kernels, 16, position, 1)).collect();
         for (at, got) in alone.chunks(group * dim).enumerate() {
             let exact = attention.exact(at);
@@ -289,7 +293,9 @@ fn check_attend(group: usize, dim: usize, positions: usize) {
 #[test]
 fn attention_depends_on_its_own_context_alone() {
     for (group, dim, positions) in [(1, 16, 3), (2, 20, 40), (3, 64, 65), (4, 8, 33), (5, 128, 20)] {
-        check_attend(group, dim, positions);
+        for window in [usize::MAX, 1, 7, 16, 33] {
+            check_attend(group, dim, positions, window);
+        }
     }
 }
 
@@ -304,12 +310,26 @@ fn silu_and_norm_are_what_their_definitions_say() {
         for len in [1, 15, 16, 72, 576] {
             let gate: Vec<f32> = noise.values(len).iter().map(|value| value * 40.0).collect();
             let (up, mut out) = (noise.values(len), vec![f32::NAN; len]);
-            let args = SiluMul { gate: gate.as_ptr(), up: up.as_ptr(), out: out.as_mut_ptr(), len };
+            let args = GateMul { gate: gate.as_ptr(), up: up.as_ptr(), out: out.as_mut_ptr(), len };
             // SAFETY: all vectors are `len` long.
             unsafe { (kernels.silu_mul)(&args) };
             for i in 0..len {
                 let (gate, up) = (f64::from(gate[i]), f64::from(up[i]));
                 close(out[i], gate / (1.0 + (-gate).exp()) * up, &format!("silu of {gate} on {}", kernels.isa));
+            }
+            // SAFETY: as above.
+            unsafe { (kernels.gelu_mul)(&args) };
+            for i in 0..len {
+                let (gate, up) = (f64::from(gate[i]), f64::from(up[i]));
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+                // For a falling tail `1 + tanh` cancels; the sigmoid does not.
+                let exact = gate / (1.0 + (-2.0 * u).exp()) * up;
+                let got = f64::from(out[i]);
+                assert!(
+                    (got - exact).abs() <= 4e-7 * exact.abs() + 1e-6,
+                    "gelu of {gate} on {}: {got} is not {exact}",
+                    kernels.isa
+                );
             }
             let weight = noise.values(len);
             let args = RmsNorm { x: gate.as_ptr(), weight: weight.as_ptr(), epsilon: 1e-5, out: out.as_mut_ptr(), len };
@@ -329,7 +349,7 @@ fn silu_and_norm_are_what_their_definitions_say() {
 fn not_a_number_stays_one() {
     for kernels in kernels() {
         let (gate, up, mut out) = ([f32::NAN, 1.0, f32::INFINITY, -1e30], [1.0; 4], [0.0f32; 4]);
-        let args = SiluMul { gate: gate.as_ptr(), up: up.as_ptr(), out: out.as_mut_ptr(), len: 4 };
+        let args = GateMul { gate: gate.as_ptr(), up: up.as_ptr(), out: out.as_mut_ptr(), len: 4 };
         // SAFETY: all arrays are four long.
         unsafe { (kernels.silu_mul)(&args) };
         assert!(
