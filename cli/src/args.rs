@@ -165,6 +165,28 @@ pub struct EngineArgs {
     #[arg(long, default_value_t = 4_194_304, value_name = "N")]
     pub max_num_queued_tokens: usize,
 
+    /// Most log probabilities of one position; -1: as many as the vocabulary has
+    #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
+    pub max_logprobs: i64,
+    /// Say in `usage` how many prompt tokens the prefix cache held
+    #[arg(long)]
+    pub enable_prompt_tokens_details: bool,
+    /// Say in each answer where its time went
+    #[arg(long)]
+    pub enable_per_request_metrics: bool,
+    /// Put the usage on every stream, in each chunk and at its end
+    #[arg(long)]
+    pub enable_force_include_usage: bool,
+    /// Write tokens in log probabilities as token_id:N
+    #[arg(long)]
+    pub return_tokens_as_token_ids: bool,
+    /// Answer GET /tokenizer_info
+    #[arg(long)]
+    pub enable_tokenizer_info_endpoint: bool,
+    /// Keep answers of /v1/responses, for GET by id and previous_response_id
+    #[arg(long)]
+    pub enable_responses_store: bool,
+
     /// Port of the KV events (ZMQ PUB on --host); 0 takes any
     #[arg(long, default_value_t = 5557, value_name = "PORT")]
     pub kv_events_port: u16,

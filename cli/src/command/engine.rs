@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Fault, FaultKind};
-use engine_serve::{BackendChoice, Config, Encoding, FakeSpeed, KvEventsConfig, Limits, Progress};
+use engine_serve::{AnswerOptions, BackendChoice, Config, Encoding, FakeSpeed, KvEventsConfig, Limits, Progress};
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -102,6 +102,15 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         waiting_max: Some(args.max_num_queued_reqs),
         waiting_tokens_max: Some(args.max_num_queued_tokens),
         ..Limits::default()
+    };
+    config.answers = AnswerOptions {
+        prompt_tokens_details: args.enable_prompt_tokens_details,
+        per_request_metrics: args.enable_per_request_metrics,
+        force_include_usage: args.enable_force_include_usage,
+        return_tokens_as_token_ids: args.return_tokens_as_token_ids,
+        tokenizer_info: args.enable_tokenizer_info_endpoint,
+        responses_store: args.enable_responses_store,
+        logprobs_max: u32::try_from(args.max_logprobs).ok(),
     };
     config.kv_events = (!args.no_kv_events).then(|| kv_events(args));
     Ok(config)

@@ -22,6 +22,7 @@ pub struct Config {
     pub listen: SocketAddr,
     pub backend: BackendChoice,
     pub limits: Limits,
+    pub answers: AnswerOptions,
     /// `None`: no KV events are published.
     pub kv_events: Option<KvEventsConfig>,
     /// How long open requests may take after the server is told to end; then they are aborted.
@@ -37,6 +38,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             backend: BackendChoice::Cpu { threads: None },
             limits: Limits::default(),
+            answers: AnswerOptions::default(),
             kv_events: None,
             drain_timeout: Duration::from_secs(30),
         }
@@ -123,6 +125,39 @@ impl Default for Limits {
             waiting_tokens_max: None,
             body_bytes_max: BODY_BYTES_MAX,
             connections_max: 4096,
+        }
+    }
+}
+
+/// What answers carry beyond what a request asks for. The names are those of vLLM's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerOptions {
+    /// `usage.prompt_tokens_details` says how many prompt tokens the prefix cache held.
+    pub prompt_tokens_details: bool,
+    /// `metrics` says where the time of an answer went.
+    pub per_request_metrics: bool,
+    /// Every stream carries its usage, in each chunk and at its end.
+    pub force_include_usage: bool,
+    /// Tokens in log probabilities read `token_id:<id>` unless a request says otherwise.
+    pub return_tokens_as_token_ids: bool,
+    /// `/tokenizer_info` answers.
+    pub tokenizer_info: bool,
+    /// `/v1/responses` keeps its answers, for GET by id and `previous_response_id`.
+    pub responses_store: bool,
+    /// Most log probabilities of one position; `None`: as many as the vocabulary has.
+    pub logprobs_max: Option<u32>,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self {
+            prompt_tokens_details: false,
+            per_request_metrics: false,
+            force_include_usage: false,
+            return_tokens_as_token_ids: false,
+            tokenizer_info: false,
+            responses_store: false,
+            logprobs_max: Some(20),
         }
     }
 }

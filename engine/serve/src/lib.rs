@@ -16,6 +16,6 @@ mod load;
 mod metrics;
 mod serve;
 
-pub use config::{BackendChoice, Config, FakeSpeed, Limits};
+pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
 pub use serve::{Bound, Progress, Server, bind};

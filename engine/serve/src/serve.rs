@@ -85,7 +85,10 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         generation: config.assets.generation.clone(),
         body_bytes_max: config.limits.body_bytes_max,
         kv_events: bound_events.clone(),
-        kv_topic: config.kv_events.as_ref().map(|events| events.topic.clone()).unwrap_or_default(),
+        kv_events_config: config.kv_events.clone(),
+        answers: config.answers,
+        fingerprint: fingerprint(config.assets.text.digest().0).into(),
+        data_parallel_rank: engine,
         metrics,
         in_flight: Ledger::new(changed.clone()),
         changed,
@@ -95,6 +98,12 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
     });
     let bound = Bound { http, kv_events: bound_events, incarnation, model: config.name().to_owned() };
     Ok(Server { config, app, listener, events, bound })
+}
+
+/// `system_fingerprint`, in the form of vLLM's: program, version, and eight digits that change with the model's assets.
+fn fingerprint(digest: impl AsRef<[u8]>) -> String {
+    let digits: String = digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("trackside-{}-{digits}", env!("CARGO_PKG_VERSION"))
 }
 
 impl Server {

@@ -69,8 +69,8 @@ fn error_types_are_those_of_vllm() {
 fn chunks_carry_only_what_changes() {
     let choice = ChatChunkChoice {
         index: 0,
-        delta: Delta { role: None, content: Some("a\"b") },
-        logprobs: (),
+        delta: Delta { content: Some("a\"b"), ..Delta::default() },
+        logprobs: None,
         finish_reason: None,
         stop_reason: None,
         token_ids: None,
@@ -82,7 +82,10 @@ fn chunks_carry_only_what_changes() {
         model: "m",
         choices: &[choice],
         usage: None,
+        system_fingerprint: None,
         prompt_token_ids: None,
+        prompt_text: None,
+        metrics: None,
         kv_transfer_params: None,
     };
     let seen = serde_json::to_string(&chunk).expect("plain data");

@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::ApiError;
-use super::kv_events::BoundEvents;
+use super::kv_events::{BoundEvents, KvEventsConfig};
+use crate::config::AnswerOptions;
 use crate::in_flight::{Changed, Ledger};
 use crate::metrics::Metrics;
 
@@ -31,8 +32,14 @@ pub(crate) struct App {
     pub max_model_len: usize,
     pub generation: Generation,
     pub body_bytes_max: usize,
+    pub answers: AnswerOptions,
+    /// Stands in answers; changes with the model and this program's version.
+    pub fingerprint: Arc<str>,
+    /// Which rank of a data-parallel deployment this engine is.
+    pub data_parallel_rank: u32,
     pub kv_events: BoundEvents,
-    pub kv_topic: String,
+    /// As configured.
+    pub kv_events_config: Option<KvEventsConfig>,
     pub metrics: Arc<Metrics>,
     pub in_flight: Arc<Ledger>,
     pub changed: Changed,

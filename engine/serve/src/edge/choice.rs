@@ -1,14 +1,17 @@
 //! One sequence on its way from token ids to text: detokenised, searched for stop strings, counted, and aborted when nobody reads on.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use engine::handle::Handle;
 use engine::request::{FinishReason, Finished, Output, RequestId};
 use engine_text::{Detokenizer, StopMatcher};
+use proto::openai::RequestMetrics;
 use serde_json::Value;
 
 use super::answer::ApiError;
 use super::plan::Plan;
+use super::prompt::Prompt;
 use crate::in_flight::Entry;
 
 /// A request that the engine holds. Dropped before its end, it is aborted, and its blocks are free in the next step.
@@ -39,25 +42,39 @@ impl Drop for Running {
 
 /// A choice of the answer while it grows.
 pub struct Choice {
-    running: Running,
+    /// `None` until the engine has it.
+    running: Option<Running>,
     in_flight: Entry,
     plan: Arc<Plan>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
-    prompt: Arc<[u32]>,
+    prompt: Prompt,
     cached: u32,
     generated: u32,
+    times: Times,
+    /// Pieces that wait for the chunk's interval to be full.
+    held: Piece,
     /// A stop string was met; the engine's last word is awaited only for what it says of the KV transfer.
     stopped: Option<Value>,
     /// Whether [`Piece::end`] was given.
     ended: bool,
 }
 
-/// What one output of the engine adds to a choice.
+/// When what happened to a choice, as the edge saw it.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    arrived: Instant,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+/// What the engine's outputs add to a choice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Piece {
     pub text: String,
-    pub token: Option<u32>,
+    /// Filled where the answer shows ids.
+    pub tokens: Vec<u32>,
     pub end: Option<End>,
 }
 
@@ -77,17 +94,36 @@ impl End {
 }
 
 impl Choice {
-    pub fn new(running: Running, in_flight: Entry, plan: Arc<Plan>, detokenizer: Detokenizer, prompt: Arc<[u32]>) -> Self {
+    pub fn new(in_flight: Entry, plan: Arc<Plan>, detokenizer: Detokenizer, prompt: Prompt, arrived: Instant) -> Self {
         let stops = StopMatcher::new(&plan.stops, plan.include_stop);
-        Self { running, in_flight, plan, detokenizer, stops, prompt, cached: 0, generated: 0, stopped: None, ended: false }
+        let times = Times { arrived, admitted: None, first_token: None, last_token: None };
+        Self {
+            running: None,
+            in_flight,
+            plan,
+            detokenizer,
+            stops,
+            prompt,
+            cached: 0,
+            generated: 0,
+            times,
+            held: Piece::default(),
+            stopped: None,
+            ended: false,
+        }
     }
 
-    pub fn prompt(&self) -> &[u32] {
+    /// The engine has it from now on.
+    pub fn runs(&mut self, running: Running) {
+        self.running = Some(running);
+    }
+
+    pub fn prompt(&self) -> &Prompt {
         &self.prompt
     }
 
     pub fn prompt_tokens(&self) -> u32 {
-        self.prompt.len() as u32
+        self.prompt.ids.len() as u32
     }
 
     pub fn cached_tokens(&self) -> u32 {
@@ -111,6 +147,7 @@ impl Choice {
             Output::Admitted { cached_tokens } => {
                 self.cached = cached_tokens;
                 self.in_flight.done(cached_tokens.into());
+                self.times.admitted = Some(Instant::now());
                 return Ok(None);
             }
             Output::Token(_) if self.stopped.is_some() => return Ok(None),
@@ -118,9 +155,25 @@ impl Choice {
             Output::Finished(finished) => self.finish(finished)?,
         };
         self.ended = piece.end.is_some();
-        let says_something =
-            !piece.text.is_empty() || piece.end.is_some() || (self.plan.shape.token_ids && piece.token.is_some());
-        Ok(says_something.then_some(piece))
+        Ok(self.gather(piece))
+    }
+
+    /// The piece with what was held back before it, once an interval of tokens is full. The first and the last leave at once.
+    fn gather(&mut self, piece: Piece) -> Option<Piece> {
+        let piece = match self.plan.shape.interval {
+            ..=1 => piece,
+            interval => {
+                self.held.text.push_str(&piece.text);
+                self.held.tokens.extend(piece.tokens);
+                self.held.end = piece.end;
+                if !self.ended && self.generated > 1 && !self.generated.is_multiple_of(interval) {
+                    return None;
+                }
+                std::mem::take(&mut self.held)
+            }
+        };
+        let says_something = !piece.text.is_empty() || piece.end.is_some() || !piece.tokens.is_empty();
+        says_something.then_some(piece)
     }
 
     fn token(&mut self, token: u32) -> Piece {
@@ -129,15 +182,26 @@ impl Choice {
             self.in_flight.done(u64::MAX);
         }
         self.generated += 1;
+        if self.plan.shape.metrics {
+            let now = Instant::now();
+            self.times.first_token.get_or_insert(now);
+            self.times.last_token = Some(now);
+        }
+        let mut piece = Piece::default();
+        if self.plan.shape.token_ids {
+            piece.tokens.push(token);
+        }
         let ends_sequence = self.plan.eos.contains(&token) || self.plan.stop_ids.contains(&token);
         if ends_sequence && !self.plan.include_stop {
-            return Piece { token: Some(token), ..Piece::default() };
+            return piece;
         }
         let step = self.stops.push(self.detokenizer.push(token));
-        let mut piece = Piece { text: step.text, token: Some(token), end: None };
+        piece.text = step.text;
         if let Some(index) = step.stop {
             let stop = Value::from(self.plan.stops[index].as_str());
-            self.running.end(FinishReason::Stop);
+            if let Some(running) = &mut self.running {
+                running.end(FinishReason::Stop);
+            }
             match self.plan.kv_transfer {
                 None => piece.end = Some(End::stop(Some(stop), None)),
                 Some(_) => self.stopped = Some(stop),
@@ -147,7 +211,9 @@ impl Choice {
     }
 
     fn finish(&mut self, finished: Finished) -> Result<Piece, ApiError> {
-        self.running.over = true;
+        if let Some(running) = &mut self.running {
+            running.over = true;
+        }
         let kv_transfer = finished.kv_transfer.as_deref().and_then(|text| serde_json::from_str(text).ok());
         if let Some(stop) = self.stopped.take() {
             return Ok(Piece { end: Some(End::stop(Some(stop), kv_transfer)), ..Piece::default() });
@@ -166,6 +232,24 @@ impl Choice {
             Some(index) => end = End::stop(Some(Value::from(self.plan.stops[index].as_str())), end.kv_transfer),
             None => text.push_str(&self.stops.finish()),
         }
-        Ok(Piece { text, token: None, end: Some(end) })
+        Ok(Piece { text, tokens: Vec::new(), end: Some(end) })
+    }
+
+    /// Where the choice's time went.
+    pub fn metrics(&self) -> RequestMetrics {
+        let Times { arrived, admitted, first_token, last_token } = self.times;
+        let ms = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?).as_secs_f64() * 1e3);
+        let generation_time_ms = ms(first_token, last_token);
+        let inference_ms = ms(admitted, last_token).filter(|ms| *ms > 0.0);
+        RequestMetrics {
+            time_to_first_token_ms: ms(admitted, first_token),
+            generation_time_ms,
+            queue_time_ms: ms(Some(arrived), admitted),
+            mean_itl_ms: generation_time_ms
+                .filter(|_| self.generated > 1)
+                .map(|ms| ms / f64::from(self.generated.saturating_sub(1))),
+            tokens_per_second: inference_ms.map(|ms| f64::from(self.generated) * 1e3 / ms),
+            speculative_decoding: (),
+        }
     }
 }

@@ -1,19 +1,13 @@
-//! The listener: routes, connections and their limits.
+//! The listener: connections and their limits.
 
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use domain::{Fault, FaultKind};
-use futures_util::FutureExt;
 use http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::ApiError;
-use super::{blocks, generate, probe, request_id, state, tokens, work};
+use super::routes;
 use crate::edge::app::App;
 
 /// Largest request body, unless configured otherwise.
@@ -46,42 +40,10 @@ pub async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Faul
     Ok((listener, bound))
 }
 
-fn routes(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(generate::chat))
-        .route("/v1/completions", post(generate::completions))
-        .route("/v1/models", get(probe::models))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/health", get(probe::health))
-        .route("/ping", get(probe::health).post(probe::health))
-        .route("/readyz", get(probe::ready))
-        .route("/version", get(probe::version))
-        .route("/load", get(probe::load))
-        .route("/metrics", get(probe::metrics))
-        .route("/kv_event_sources", get(probe::kv_event_sources))
-        .route("/trackside/v1/state", get(state::follow))
-        .route("/trackside/v1/blocks", get(blocks::list))
-        .fallback(probe::not_found)
-        .method_not_allowed_fallback(probe::wrong_method)
-        .layer(from_fn(request_id::echo))
-        .layer(from_fn_with_state(Arc::clone(&app), count))
-        .with_state(app)
-}
-
-/// Counts answers by handler and status, and catches panics.
-async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let response = response.unwrap_or_else(|_| work::failed().into_response());
-    app.metrics.answered(path.as_ref().map(MatchedPath::as_str), response.status().as_u16());
-    response
-}
-
 /// Accepts until `app.ending`, then lets open connections finish what they are at.
 pub async fn serve(app: Arc<App>, listener: TcpListener, connections_max: usize) {
     let places = Arc::new(Semaphore::new(connections_max));
-    let routes = routes(Arc::clone(&app));
+    let routes = routes::router(Arc::clone(&app));
     loop {
         // Beyond the maximum, connections wait in the kernel's backlog.
         let place = tokio::select! {

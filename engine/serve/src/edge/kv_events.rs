@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 pub use encode::{Encoding, HashForm, low_64_bits};
 
 /// Batches between the engine's thread and the publisher. At a batch a step this is a minute of a fast engine.
-const QUEUE_BATCHES_MAX: usize = 8192;
+pub(crate) const QUEUE_BATCHES_MAX: usize = 8192;
 /// Memory of the ring that replays are answered from, whatever `buffer_steps` says.
 const RING_BYTES_MAX: usize = 256 << 20;
 

@@ -9,6 +9,7 @@ use proto::openai::{ModelCard, ModelList};
 use serde_json::json as value;
 
 use super::answer::{ApiError, bytes_of, json};
+use super::kv_events::QUEUE_BATCHES_MAX;
 use crate::edge::app::App;
 
 /// Prometheus' text format.
@@ -36,8 +37,12 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+/// The release of vLLM whose contract this engine speaks: clients and routers choose parameters by it.
+pub const VLLM_VERSION: &str = "0.33.0";
+
+/// vLLM's version where vLLM has it, our own beside it.
 pub async fn version() -> Response {
-    json(StatusCode::OK, &value!({ "version": env!("CARGO_PKG_VERSION") }))
+    json(StatusCode::OK, &value!({ "version": VLLM_VERSION, "trackside": env!("CARGO_PKG_VERSION") }))
 }
 
 pub async fn load(State(app): State<Arc<App>>) -> Response {
@@ -49,15 +54,24 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     bytes_of(StatusCode::OK, METRICS_TYPE, app.metrics.scrape(stats.as_ref()))
 }
 
-/// Where KV events are published, for subscribers that know only the HTTP address.
+/// vLLM's `KVEventsConfig` by data-parallel rank, for subscribers that know only the HTTP address; `{}` where none are published.
+/// Endpoints are as bound.
 pub async fn kv_event_sources(State(app): State<Arc<App>>) -> Response {
-    let bound = &app.kv_events;
-    let source = bound.endpoint.as_ref().map(|endpoint| {
-        value!({
-            "endpoint": endpoint, "replay_endpoint": bound.replay_endpoint, "topic": app.kv_topic, "data_parallel_rank": 0,
-        })
-    });
-    json(StatusCode::OK, &value!({ "sources": source.into_iter().collect::<Vec<_>>() }))
+    let mut sources = serde_json::Map::new();
+    if let (Some(config), Some(endpoint)) = (&app.kv_events_config, &app.kv_events.endpoint) {
+        let source = value!({
+            "enable_kv_cache_events": true,
+            "publisher": "zmq",
+            "endpoint": endpoint,
+            "replay_endpoint": app.kv_events.replay_endpoint,
+            "buffer_steps": config.buffer_steps,
+            "hwm": QUEUE_BATCHES_MAX,
+            "max_queue_size": QUEUE_BATCHES_MAX,
+            "topic": config.topic,
+        });
+        sources.insert(app.data_parallel_rank.to_string(), source);
+    }
+    json(StatusCode::OK, &sources)
 }
 
 pub async fn not_found(uri: http::Uri) -> Response {

@@ -6,11 +6,13 @@ use std::time::SystemTime;
 
 use engine_text::{ChatRequest, Text, TextError};
 use http::StatusCode;
-use proto::openai::{Prompt, Request, TokenizeRequest};
+use proto::openai::{Prompt as Input, Request, TokenizeRequest};
 use serde_json::{Map, Value};
 
 use super::answer::{ApiError, sentence};
-use super::plan::Endpoint;
+use super::plan::{Endpoint, Plan};
+
+const ASSISTANT: &str = "assistant";
 
 /// A conversation and how it is to be rendered.
 #[derive(Default)]
@@ -26,7 +28,8 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    fn tokens(&self, text: &Text) -> Result<Vec<u32>, TextError> {
+    /// The rendered conversation and its ids.
+    fn tokens(&self, text: &Text) -> Result<(String, Vec<u32>), TextError> {
         let continues = self.continue_final_message.unwrap_or(false);
         let rendered = text.render_chat(&ChatRequest {
             messages: &self.messages,
@@ -39,70 +42,140 @@ impl Conversation {
             kwargs: self.kwargs.as_ref(),
             now: SystemTime::now(),
         })?;
-        text.encode(&rendered, self.add_special_tokens.unwrap_or(false))
+        let ids = text.encode(&rendered, self.add_special_tokens.unwrap_or(false))?;
+        Ok((rendered, ids))
+    }
+
+    /// Who speaks next: the assistant, or the last speaker where no new turn begins.
+    fn role(&self) -> &str {
+        let continues = self.continue_final_message.unwrap_or(false);
+        match self.add_generation_prompt.unwrap_or(!continues) {
+            true => ASSISTANT,
+            false => self.messages.last().and_then(|last| last["role"].as_str()).unwrap_or(ASSISTANT),
+        }
+    }
+
+    /// What the last message says, if it is `role`'s.
+    fn spoken(&self, role: &str) -> String {
+        let Some(last) = self.messages.last().filter(|last| last["role"] == role) else { return String::new() };
+        match &last["content"] {
+            Value::String(text) => text.clone(),
+            Value::Array(parts) => {
+                let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+                texts.join("\n")
+            }
+            _ => String::new(),
+        }
     }
 }
 
-/// Where the prompts of one request come from.
-enum Source {
-    Chat(Box<Conversation>),
-    Text { prompts: Vec<String>, add_special_tokens: bool },
-    Ids(Vec<Vec<u32>>),
+/// One prompt as it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub ids: Arc<[u32]>,
+    /// Its text, where an answer shows it.
+    pub text: Option<Arc<str>>,
 }
 
-impl Source {
-    fn tokens(self, text: &Text) -> Result<Vec<Arc<[u32]>>, TextError> {
-        match self {
-            Self::Chat(conversation) => Ok(vec![conversation.tokens(text)?.into()]),
-            Self::Text { prompts, add_special_tokens } => {
-                prompts.iter().map(|prompt| text.encode(prompt, add_special_tokens).map(Into::into)).collect()
+/// What a request says to the model.
+pub struct Prompts {
+    pub prompts: Vec<Prompt>,
+    /// Who speaks in a chat's answer.
+    pub role: String,
+    /// Chat with `echo`: what the last message says, if its speaker is the same.
+    pub spoken: String,
+}
+
+/// Which end of a long prompt is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// `None`: as many tokens as the context takes with one of output.
+    pub tokens_max: Option<usize>,
+    pub keep_last: bool,
+}
+
+impl Truncation {
+    fn apply(self, ids: &mut Vec<u32>, length_max: usize) {
+        let max = self.tokens_max.unwrap_or(length_max.saturating_sub(1));
+        if ids.len() > max {
+            match self.keep_last {
+                true => drop(ids.drain(..ids.len() - max)),
+                false => ids.truncate(max),
             }
-            Self::Ids(prompts) => Ok(prompts.into_iter().map(Into::into).collect()),
         }
     }
 }
 
 /// The prompts of a request; `Plan::new` has seen that there are some.
-pub fn of_request(text: &Text, endpoint: Endpoint, request: Request) -> Result<Vec<Arc<[u32]>>, ApiError> {
-    let source = match (endpoint, request.prompt) {
-        (Endpoint::Completion, Some(Prompt::Ids(prompts))) => Source::Ids(prompts),
-        (Endpoint::Completion, Some(Prompt::Text(prompts))) => {
-            Source::Text { prompts, add_special_tokens: request.add_special_tokens.unwrap_or(true) }
+pub fn of_request(
+    text: &Text,
+    endpoint: Endpoint,
+    request: Request,
+    plan: &Plan,
+    length_max: usize,
+) -> Result<Prompts, ApiError> {
+    let finish = |mut ids: Vec<u32>, read: Option<String>| {
+        if let Some(truncation) = plan.truncation {
+            truncation.apply(&mut ids, length_max);
         }
-        _ => Source::Chat(Box::new(Conversation {
-            messages: request.messages.unwrap_or_default(),
-            tools: request.tools.unwrap_or_default(),
-            documents: request.documents.unwrap_or_default(),
-            add_generation_prompt: request.add_generation_prompt,
-            continue_final_message: request.continue_final_message,
-            template: request.chat_template,
-            kwargs: request.chat_template_kwargs,
-            add_special_tokens: request.add_special_tokens,
-        })),
+        Prompt { ids: ids.into(), text: read.filter(|_| plan.shape.prompt_text).map(Into::into) }
     };
-    source.tokens(text).map_err(text_error)
+    let prompts = match (endpoint, request.prompt) {
+        (Endpoint::Completion, Some(Input::Ids(prompts))) => {
+            let shown = |ids: &[u32]| match plan.shape.prompt_text {
+                true => text.decode(ids, plan.skip_special_tokens).map(Some),
+                false => Ok(None),
+            };
+            prompts.into_iter().map(|ids| shown(&ids).map(|read| finish(ids, read))).collect::<Result<_, _>>()
+        }
+        (Endpoint::Completion, Some(Input::Text(prompts))) => {
+            let special = request.add_special_tokens.unwrap_or(true);
+            prompts
+                .into_iter()
+                .map(|prompt| text.encode(&prompt, special).map(|ids| finish(ids, Some(prompt))))
+                .collect::<Result<_, _>>()
+        }
+        _ => {
+            let conversation = Conversation {
+                messages: request.messages.unwrap_or_default(),
+                tools: request.tools.unwrap_or_default(),
+                documents: request.documents.unwrap_or_default(),
+                add_generation_prompt: request.add_generation_prompt,
+                continue_final_message: request.continue_final_message,
+                template: request.chat_template,
+                kwargs: request.chat_template_kwargs,
+                add_special_tokens: request.add_special_tokens,
+            };
+            let (rendered, ids) = conversation.tokens(text).map_err(text_error)?;
+            let prompts = vec![finish(ids, Some(rendered))];
+            let role = conversation.role().to_owned();
+            let spoken = if plan.shape.echo { conversation.spoken(&role) } else { String::new() };
+            return Ok(Prompts { prompts, role, spoken });
+        }
+    };
+    Ok(Prompts { prompts: prompts.map_err(text_error)?, role: String::new(), spoken: String::new() })
 }
 
 /// The token ids that `/tokenize` asks for.
 pub fn of_tokenize(text: &Text, request: TokenizeRequest) -> Result<Arc<[u32]>, ApiError> {
-    let source = match (request.prompt, request.messages) {
-        (Some(prompt), None) => {
-            Source::Text { prompts: vec![prompt], add_special_tokens: request.add_special_tokens.unwrap_or(true) }
+    let ids = match (request.prompt, request.messages) {
+        (Some(prompt), None) => text.encode(&prompt, request.add_special_tokens.unwrap_or(true)),
+        (None, Some(messages)) => {
+            let conversation = Conversation {
+                messages,
+                tools: request.tools.unwrap_or_default(),
+                documents: request.documents.unwrap_or_default(),
+                add_generation_prompt: request.add_generation_prompt,
+                continue_final_message: request.continue_final_message,
+                template: request.chat_template,
+                kwargs: request.chat_template_kwargs,
+                add_special_tokens: request.add_special_tokens,
+            };
+            conversation.tokens(text).map(|(_, ids)| ids)
         }
-        (None, Some(messages)) => Source::Chat(Box::new(Conversation {
-            messages,
-            tools: request.tools.unwrap_or_default(),
-            documents: request.documents.unwrap_or_default(),
-            add_generation_prompt: request.add_generation_prompt,
-            continue_final_message: request.continue_final_message,
-            template: request.chat_template,
-            kwargs: request.chat_template_kwargs,
-            add_special_tokens: request.add_special_tokens,
-        })),
         _ => return Err(ApiError::parameter("prompt", "Give either `prompt` or `messages`.")),
     };
-    let mut prompts = source.tokens(text).map_err(text_error)?;
-    Ok(prompts.pop().unwrap_or_default())
+    ids.map(Into::into).map_err(text_error)
 }
 
 pub fn text_error(error: TextError) -> ApiError {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::answer::ApiError;
 
 /// The table: parameter, and whether its value asks for something.
-fn asked(request: &Request) -> [(&'static str, bool); 30] {
+fn asked(request: &Request) -> [(&'static str, bool); 28] {
     let Request {
         logprobs,
         top_logprobs,
@@ -28,22 +28,18 @@ fn asked(request: &Request) -> [(&'static str, bool); 30] {
         best_of,
         suffix,
         prompt_embeds,
-        truncate_prompt_tokens,
         return_tokens_as_token_ids,
         thinking_token_budget,
         repetition_detection,
         mm_processor_kwargs,
         ec_transfer_params,
-        n,
-        echo,
+        media_io_kwargs,
+        watermarking,
         priority,
         tool_choice,
-        spaces_between_special_tokens,
         ..
     } = request;
     [
-        ("n", n.is_some_and(|n| n != 1)),
-        ("echo", *echo == Some(true)),
         ("logprobs", logprobs.as_ref().is_some_and(|value| *value != Value::Bool(false))),
         ("top_logprobs", top_logprobs.is_some_and(|number| number != 0)),
         ("prompt_logprobs", prompt_logprobs.is_some()),
@@ -54,7 +50,7 @@ fn asked(request: &Request) -> [(&'static str, bool); 30] {
         ("length_penalty", length_penalty.is_some_and(|penalty| penalty != 1.0)),
         ("min_p", min_p.is_some_and(|min| min != 0.0)),
         ("min_tokens", min_tokens.is_some_and(|min| min != 0)),
-        ("logit_bias", logit_bias.as_ref().is_some_and(|bias| !bias.as_object().is_some_and(|bias| bias.is_empty()))),
+        ("logit_bias", logit_bias.as_ref().is_some_and(|bias| !bias.is_empty())),
         ("allowed_token_ids", allowed_token_ids.is_some()),
         ("bad_words", bad_words.as_ref().is_some_and(|words| !words.is_empty())),
         ("response_format", response_format.as_ref().is_some_and(|format| format["type"] != "text")),
@@ -63,15 +59,15 @@ fn asked(request: &Request) -> [(&'static str, bool); 30] {
         ("best_of", best_of.is_some_and(|best_of| best_of != 1)),
         ("suffix", suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
         ("prompt_embeds", prompt_embeds.is_some()),
-        ("truncate_prompt_tokens", truncate_prompt_tokens.is_some()),
         ("return_tokens_as_token_ids", *return_tokens_as_token_ids == Some(true)),
         ("thinking_token_budget", thinking_token_budget.is_some()),
         ("repetition_detection", repetition_detection.is_some()),
         ("mm_processor_kwargs", mm_processor_kwargs.is_some()),
         ("ec_transfer_params", ec_transfer_params.is_some()),
+        ("media_io_kwargs", media_io_kwargs.is_some()),
+        ("watermarking", *watermarking == Some(true)),
         ("priority", priority.is_some_and(|priority| priority != 0)),
         ("tool_choice", tool_choice.as_ref().is_some_and(|choice| !matches!(choice.as_str(), Some("none" | "auto")))),
-        ("spaces_between_special_tokens", *spaces_between_special_tokens == Some(false)),
     ]
 }
 
@@ -79,7 +75,6 @@ fn asked(request: &Request) -> [(&'static str, bool); 30] {
 pub fn unserved(request: &Request) -> Result<(), ApiError> {
     match asked(request).into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
-        Some(("n", _)) => Err(ApiError::parameter("n", "This engine serves n = 1 only; send the request n times.")),
         Some(("priority", _)) => {
             Err(ApiError::parameter("priority", "This engine serves in order of arrival; priority must be 0."))
         }

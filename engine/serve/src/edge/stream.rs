@@ -1,7 +1,11 @@
 //! Answers as server-sent events, a chunk per token that makes text. What is ready together leaves in one write.
+//!
+//! The head of an answer leaves at once where the first token takes longer than [`HEAD_PATIENCE`], so that clients and balancers with
+//! a short fuse see life during a long prefill; whatever fails before is an error with a status. The first event, and with it the role
+//! of a chat, comes with the first piece: until then a gateway may send the request elsewhere.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -9,21 +13,33 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use proto::openai::{
-    CHAT_COMPLETION_CHUNK, ChatChunk, ChatChunkChoice, Completion, CompletionChoice, DONE, Delta, TEXT_COMPLETION, Usage,
-};
 use serde::Serialize;
 
 use super::answer::ApiError;
 use super::choice::Piece;
-use super::generate::{Generation, Head, Indexed};
-use super::plan::{Endpoint, Plan};
+use super::generation::{Generation, Indexed, gone};
 
 /// A write is closed once it has this many bytes, so that a fast engine does not grow it without end.
 const WRITE_BYTES: usize = 16 << 10;
+/// How long the head of an answer waits for the first token.
+const HEAD_PATIENCE: Duration = Duration::from_millis(100);
 
-pub fn answer(head: Head, plan: Arc<Plan>, generation: Generation, first: Indexed) -> Response {
-    let writer = Writer { head, plan, generation, begun: Vec::new(), first: Some(first), done: false };
+/// How one endpoint writes its answer as events.
+pub trait Events: Send + 'static {
+    /// Writes a piece of the choice `index`.
+    fn piece(&mut self, out: &mut BytesMut, generation: &Generation, index: u32, piece: Piece);
+    /// Writes what comes after the last piece, to the stream's last byte.
+    fn end(&mut self, out: &mut BytesMut, generation: &Generation);
+    /// Writes an error after which nothing comes, to the stream's last byte.
+    fn fail(&mut self, out: &mut BytesMut, error: &ApiError);
+}
+
+pub async fn answer(mut generation: Generation, events: impl Events) -> Result<Response, ApiError> {
+    let first = match tokio::time::timeout(HEAD_PATIENCE, generation.next()).await {
+        Ok(first) => Some(first.unwrap_or_else(|| Err(gone()))?),
+        Err(_) => None,
+    };
+    let writer = Writer { generation, events, first, done: false };
     let frames = stream::unfold(writer, |mut writer| async move {
         let frame = writer.frame().await?;
         Some((Ok::<_, Infallible>(frame), writer))
@@ -32,170 +48,69 @@ pub fn answer(head: Head, plan: Arc<Plan>, generation: Generation, first: Indexe
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
+    Ok(response)
 }
 
-struct Writer {
-    head: Head,
-    plan: Arc<Plan>,
+struct Writer<E> {
     generation: Generation,
-    /// Choices whose first chunk was written.
-    begun: Vec<u32>,
+    events: E,
     first: Option<Indexed>,
     done: bool,
 }
 
-impl Writer {
+impl<E: Events> Writer<E> {
     /// The next write; `None` behind the end.
     async fn frame(&mut self) -> Option<Bytes> {
         if self.done {
             return None;
         }
         let mut out = BytesMut::with_capacity(512);
-        let mut next = match self.first.take() {
-            Some(first) => Some(Ok(first)),
-            None => self.generation.next().await,
-        };
-        loop {
-            match next {
-                Some(Ok((index, piece))) => self.piece(&mut out, index, &piece),
-                Some(Err(error)) => {
-                    self.fail(&mut out, &error);
-                    break;
-                }
-                None if self.generation.ended() => {
-                    self.end(&mut out);
-                    break;
-                }
-                // Nothing more is there right now.
-                None => break,
-            }
-            if out.len() >= WRITE_BYTES {
-                break;
-            }
-            next = self.generation.next_now();
+        // A piece may leave nothing to write: an empty frame is none.
+        while out.is_empty() && !self.done {
+            let next = match self.first.take() {
+                Some(first) => Some(Ok(first)),
+                None => self.generation.next().await,
+            };
+            self.fill(&mut out, next);
         }
         Some(out.freeze())
     }
 
-    fn piece(&mut self, out: &mut BytesMut, index: u32, piece: &Piece) {
-        let choice = &self.generation.choices[index as usize];
-        let begins = !self.begun.contains(&index);
-        if begins {
-            self.begun.push(index);
-        }
-        let usage = |generated| self.plan.shape.continuous_usage.then(|| Usage::new(choice.prompt_tokens(), generated));
-        let prompt_ids = (begins && self.plan.shape.token_ids).then(|| choice.prompt());
-        let token_ids = self.plan.shape.token_ids.then_some(piece.token.as_slice());
-        let finish_reason = piece.end.as_ref().map(|end| end.finish_reason);
-        let stop_reason = piece.end.as_ref().and_then(|end| end.stop_reason.as_ref());
-        let kv_transfer_params = piece.end.as_ref().and_then(|end| end.kv_transfer.as_ref());
-        let Head { endpoint, id, created, model } = &self.head;
-        let created = *created;
-        match endpoint {
-            Endpoint::Chat => {
-                let chunk = |choices: &[ChatChunkChoice<'_>], prompt_token_ids, usage| {
-                    let object = CHAT_COMPLETION_CHUNK;
-                    event(out, &ChatChunk { id, object, created, model, choices, usage, prompt_token_ids, kv_transfer_params });
-                };
-                chat_chunks(
-                    chunk,
-                    index,
-                    piece,
-                    begins,
-                    [usage(0), usage(choice.generated_tokens())],
-                    ChatParts { prompt_ids, token_ids, finish_reason, stop_reason },
-                );
-            }
-            Endpoint::Completion => {
-                let text = piece.text.as_str();
-                let choices = [CompletionChoice {
-                    index,
-                    text,
-                    logprobs: (),
-                    finish_reason,
-                    stop_reason,
-                    token_ids,
-                    prompt_token_ids: prompt_ids,
-                }];
-                let usage = usage(choice.generated_tokens());
-                event(
-                    out,
-                    &Completion { id, object: TEXT_COMPLETION, created, model, choices: &choices, usage, kv_transfer_params },
-                );
-            }
-        }
-    }
-
-    /// The usage chunk, where it is asked for, and the end.
-    fn end(&mut self, out: &mut BytesMut) {
-        if self.plan.shape.include_usage {
-            let usage = Some(self.generation.usage());
-            let Head { endpoint, id, created, model } = &self.head;
-            let created = *created;
-            match endpoint {
-                Endpoint::Chat => {
-                    let object = CHAT_COMPLETION_CHUNK;
-                    let (prompt_token_ids, kv_transfer_params) = (None, None);
-                    event(
-                        out,
-                        &ChatChunk { id, object, created, model, choices: &[], usage, prompt_token_ids, kv_transfer_params },
-                    );
+    /// Writes `next` and what is there behind it.
+    fn fill(&mut self, out: &mut BytesMut, mut next: Option<Result<Indexed, ApiError>>) {
+        loop {
+            match next {
+                Some(Ok((index, piece))) => self.events.piece(out, &self.generation, index, piece),
+                Some(Err(error)) => {
+                    self.events.fail(out, &error);
+                    self.done = true;
                 }
-                Endpoint::Completion => {
-                    let object = TEXT_COMPLETION;
-                    event(out, &Completion { id, object, created, model, choices: &[], usage, kv_transfer_params: None });
+                None if self.generation.ended() => {
+                    self.events.end(out, &self.generation);
+                    self.done = true;
                 }
+                // Nothing more is there right now.
+                None => return,
             }
+            if self.done || out.len() >= WRITE_BYTES {
+                return;
+            }
+            next = self.generation.next_now();
         }
-        self.close(out);
-    }
-
-    /// Headers are out, so an error is an event.
-    fn fail(&mut self, out: &mut BytesMut, error: &ApiError) {
-        event(out, &error.body);
-        self.close(out);
-    }
-
-    fn close(&mut self, out: &mut BytesMut) {
-        out.put_slice(b"data: ");
-        out.put_slice(DONE.as_bytes());
-        out.put_slice(b"\n\n");
-        self.done = true;
     }
 }
 
-/// What of a piece goes into a chat chunk's choice.
-struct ChatParts<'a> {
-    prompt_ids: Option<&'a [u32]>,
-    token_ids: Option<&'a [u32]>,
-    finish_reason: Option<&'a str>,
-    stop_reason: Option<&'a serde_json::Value>,
-}
-
-/// The chunk of a piece, with the one that names the role before the first.
-fn chat_chunks<'a>(
-    mut chunk: impl FnMut(&[ChatChunkChoice<'_>], Option<&'a [u32]>, Option<Usage>),
-    index: u32,
-    piece: &Piece,
-    begins: bool,
-    [usage_before, usage]: [Option<Usage>; 2],
-    parts: ChatParts<'a>,
-) {
-    let bare = |delta| ChatChunkChoice { index, delta, logprobs: (), finish_reason: None, stop_reason: None, token_ids: None };
-    if begins {
-        let role = bare(Delta { role: Some("assistant"), content: Some("") });
-        chunk(&[role], parts.prompt_ids, usage_before);
-    }
-    let ChatParts { token_ids, finish_reason, stop_reason, .. } = parts;
-    let choice =
-        ChatChunkChoice { finish_reason, stop_reason, token_ids, ..bare(Delta { role: None, content: Some(&piece.text) }) };
-    chunk(&[choice], None, usage);
-}
-
-fn event(out: &mut BytesMut, body: &impl Serialize) {
+/// One event without a name.
+pub fn event(out: &mut BytesMut, body: &impl Serialize) {
     out.put_slice(b"data: ");
     serde_json::to_writer((&mut *out).writer(), body).expect("plain data into memory");
+    out.put_slice(b"\n\n");
+}
+
+/// OpenAI's last event.
+pub fn done(out: &mut BytesMut) {
+    out.put_slice(b"data: ");
+    out.put_slice(proto::openai::DONE.as_bytes());
     out.put_slice(b"\n\n");
 }
 

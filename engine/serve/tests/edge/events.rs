@@ -117,7 +117,11 @@ async fn stored_blocks_are_published_in_sequence_and_replayed() {
     let keys = field(&batch[1][0], "extra_keys").expect("a salt is told");
     assert!(keys[0][0].as_str().is_some_and(|salt| salt.starts_with("tenant-")) && keys[1] == Value::Nil, "{keys}");
     let sources = server.get("/kv_event_sources").await.json();
-    assert_eq!(sources["sources"][0]["endpoint"], json!(endpoint));
+    let source = &sources["0"];
+    assert_eq!(
+        (&source["endpoint"], &source["topic"], &source["publisher"]),
+        (&json!(endpoint), &json!("kv@here@m"), &json!("zmq"))
+    );
     server.stop().await.expect("a clean end");
 }
 

@@ -78,7 +78,14 @@ async fn the_models_are_those_of_the_configuration() {
     assert_eq!((ids, &models["data"][0]["max_model_len"]), (vec![json!("m"), json!("alias")], &json!(2048)));
     let answer = server.post(path("text"), &json!({"model": "alias", "prompt": "a", "max_tokens": 1})).await.json();
     assert_eq!(answer["model"], "alias");
-    assert_eq!(server.get("/version").await.json()["version"], env!("CARGO_PKG_VERSION"));
+    let version = server.get("/version").await.json();
+    assert_eq!(version, json!({"version": "0.33.0", "trackside": env!("CARGO_PKG_VERSION")}));
+    let info = server.get("/server_info?config_format=json").await.json();
+    assert_eq!(info["vllm_config"]["model_config"]["served_model_name"], json!(["m", "alias"]));
+    let text = server.get("/server_info").await.json();
+    assert_eq!(text["vllm_config"].as_str().map(str::to_owned), Some(info["vllm_config"].to_string()));
+    let card = &models["data"][0];
+    assert_eq!((&card["owned_by"], &card["permission"][0]["object"]), (&json!("vllm"), &json!("model_permission")));
     server.stop().await.expect("a clean end");
 }
 

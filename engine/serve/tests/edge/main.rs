@@ -1,8 +1,10 @@
 //! The engine's edge through real HTTP and ZMQ, over the fake backend and over tiny models on the CPU.
 
+mod choices;
 mod client;
 mod errors;
 mod events;
+mod headers;
 mod life;
 mod metrics;
 mod server;

@@ -76,7 +76,9 @@ async fn a_client_that_goes_away_frees_its_blocks_and_touches_nobody_else() {
 
 #[tokio::test]
 async fn the_block_list_holds_what_is_cached() {
-    let server = Server::start(instant(scripted())).await;
+    let mut config = instant(scripted());
+    config.answers.prompt_tokens_details = true;
+    let server = Server::start(config).await;
     let lines = async || -> Vec<Value> {
         let answer = server.get("/trackside/v1/blocks").await;
         assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::server::{Server, fixture, instant, path};
 
 /// The fake backend's own answer, without an engine around it.
-fn oracle(prompt: &[u32], tokens: usize, seed: Option<u64>) -> Vec<u32> {
+pub fn oracle(prompt: &[u32], tokens: usize, seed: Option<u64>) -> Vec<u32> {
     let capacity =
         Capacity { vocabulary: 761, context_length: 1024, block_tokens: 16, kv_blocks: 16_384, slots: 64, batch_tokens: 512 };
     let sampling = seed.map_or(Sampling::GREEDY, |seed| Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed });
@@ -19,11 +19,11 @@ fn oracle(prompt: &[u32], tokens: usize, seed: Option<u64>) -> Vec<u32> {
     sequence.split_off(prompt.len())
 }
 
-fn llama() -> engine_serve::Config {
+pub fn llama() -> engine_serve::Config {
     instant(std::sync::Arc::new(engine_assets::open(&fixture("llama")).expect("a good model")))
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
 }
 

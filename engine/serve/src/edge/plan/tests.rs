@@ -6,7 +6,8 @@ use super::*;
 
 fn plan(endpoint: Endpoint, body: Value) -> Result<Plan, ApiError> {
     let generation = Generation { eos: vec![2], temperature: Some(0.6), top_p: Some(0.9), ..Generation::default() };
-    let model = ModelFacts { generation: &generation, vocabulary: 320, stop_ids_max: 4 };
+    let answers = AnswerOptions::default();
+    let model = ModelFacts { generation: &generation, vocabulary: 320, stop_ids_max: 4, length_max: 512, answers };
     let mut request: Request = proto::openai::read(body.to_string().as_bytes())?;
     match endpoint {
         Endpoint::Chat => request.messages = request.messages.or(Some(vec![json!({"role": "user", "content": "a"})])),
@@ -37,7 +38,7 @@ fn every_refusal_names_its_parameter() {
         assert!(error.message.contains(param), "{}", error.message);
     };
     for (param, values) in [
-        ("temperature", vec![json!(-0.1), json!(1e300)]),
+        ("temperature", vec![json!(-0.1), json!(2.1), json!(1e300)]),
         ("top_p", vec![json!(0), json!(1.01)]),
         ("top_k", vec![json!(-2)]),
         ("max_tokens", vec![json!(0), json!(-1), json!("4")]),
@@ -45,9 +46,11 @@ fn every_refusal_names_its_parameter() {
         ("stop_token_ids", vec![json!([-1]), json!([320]), json!([151645]), json!([1, 2, 3, 4, 5])]),
         ("cache_salt", vec![json!(""), json!("a/b"), json!("a@b"), json!("a\\b"), json!("a\0b"), json!("x".repeat(129))]),
         ("stream_options", vec![json!({"include_usage": true})]),
-        ("prompt", vec![json!([]), json!(vec!["a"; 257])]),
-        ("n", vec![json!(2), json!(0)]),
-        ("echo", vec![json!(true)]),
+        ("prompt", vec![json!([]), json!(vec!["a"; 1025])]),
+        ("n", vec![json!(4097), json!(0), json!(-1)]),
+        ("truncate_prompt_tokens", vec![json!(-2), json!(0), json!(513), json!(i64::MAX)]),
+        ("truncation_side", vec![json!("middle")]),
+        ("stream_interval", vec![json!(0)]),
         ("logprobs", vec![json!(0), json!(5), json!(true)]),
         ("logit_bias", vec![json!({"99999": 5}), json!({"AI": -100})]),
         ("allowed_token_ids", vec![json!([])]),

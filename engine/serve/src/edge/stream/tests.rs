@@ -1,5 +1,6 @@
 //! Streams that end badly, or later than they seem to (case A8): outputs are fed by hand, as the engine's thread would.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::backend::Capacity;
@@ -12,10 +13,16 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::config::AnswerOptions;
 use crate::edge::app::Ready;
 use crate::edge::choice::{Choice, Running};
-use crate::edge::plan::ModelFacts;
+use crate::edge::completion::CompletionEvents;
+use crate::edge::generate::Head;
+use crate::edge::plan::{Endpoint, ModelFacts, Plan};
+use crate::edge::prompt::Prompt;
 use crate::in_flight::{Changed, Ledger};
+use crate::metrics::{Labels, Metrics};
+use proto::openai::DONE;
 
 const SCRIPTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/scripted/model.gguf");
 
@@ -42,7 +49,8 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
     let mut body = parameters;
     (body["prompt"], body["stream"]) = (json!("a"), json!(true));
     let request = proto::openai::read(body.to_string().as_bytes()).expect("a good body");
-    let facts = ModelFacts { generation: &Defaults::default(), vocabulary: 320, stop_ids_max: 4 };
+    let answers = AnswerOptions::default();
+    let facts = ModelFacts { generation: &Defaults::default(), vocabulary: 320, stop_ids_max: 4, length_max: 64, answers };
     let plan = Arc::new(Plan::new(Endpoint::Completion, &request, &facts).expect("a good request"));
     let (sender, receiver) = mpsc::unbounded_channel();
     outputs.into_iter().for_each(|output| sender.send((0, output)).expect("it is open"));
@@ -50,11 +58,21 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
     let in_flight = Ledger::new(Changed::default()).open(None, 1);
     let running = Running::new(ready.handle.clone(), engine::request::RequestId(0));
     let detokenizer = ready.text.detokenizer(&[97], true);
-    let choice = Choice::new(running, in_flight, Arc::clone(&plan), detokenizer, Arc::from([97]));
-    let mut generation = Generation::new(receiver, vec![choice]);
-    let first = generation.next().await.expect("a piece").expect("no error before the first token");
-    let head = Head { endpoint: Endpoint::Completion, id: "cmpl-1".into(), created: 0, model: "m".into() };
-    let body = answer(head, plan, generation, first).into_body().collect().await.expect("a body").to_bytes();
+    let prompt = Prompt { ids: Arc::from([97]), text: None };
+    let mut choice = Choice::new(in_flight, Arc::clone(&plan), detokenizer, prompt, Instant::now());
+    choice.runs(running);
+    let metrics = Metrics::new(&Labels { model_name: "m", engine: 0, max_model_len: 64 });
+    let generation = Generation::fed(receiver, choice, Arc::clone(&plan), ready.handle.clone(), Arc::new(metrics));
+    let head = Head {
+        id: "cmpl-1".into(),
+        created: 0,
+        model: "m".into(),
+        fingerprint: "f".into(),
+        role: String::new(),
+        spoken: String::new(),
+    };
+    let answered = answer(generation, CompletionEvents::new(head, plan)).await.expect("no error before the first token");
+    let body = answered.into_body().collect().await.expect("a body").to_bytes();
     let text = String::from_utf8(body.to_vec()).expect("text");
     text.trim_end().split("\n\n").map(|event| event.strip_prefix("data: ").expect("an event of data").to_owned()).collect()
 }

@@ -1,0 +1,184 @@
+//! `/v1/chat/completions`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode};
+use proto::openai::{
+    CHAT_COMPLETION, CHAT_COMPLETION_CHUNK, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, Delta, Message,
+    RequestMetrics, Usage,
+};
+
+use super::answer::{ApiError, json};
+use super::choice::Piece;
+use super::generate::{self, Begun, Head};
+use super::generation::Generation;
+use super::http::read_body;
+use super::plan::{Endpoint, Plan};
+use super::stream::{self, Events, done, event};
+use super::whole::{self, Grown};
+use super::{orca, work};
+use crate::edge::app::App;
+
+pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    let answered = orca::report(&app, &headers, begin(&app, headers.clone(), body).await);
+    answered.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let body = read_body(body, app.body_bytes_max).await?;
+    let begun = work::run(app, body.len(), move |app| {
+        generate::begin(app, Endpoint::Chat, &headers, proto::openai::read(&body)?, arrived)
+    });
+    let Begun { head, plan, mut generation } = begun.await?;
+    if plan.shape.stream {
+        return stream::answer(generation, ChatEvents { head, plan, begun: false }).await;
+    }
+    let first = generate::first(&mut generation).await?;
+    let grown = whole::gather(&mut generation, first).await?;
+    Ok(render(&head, &plan, &generation, grown))
+}
+
+fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grown>) -> Response {
+    if !head.spoken.is_empty() {
+        grown.iter_mut().for_each(|grown| grown.text.insert_str(0, &head.spoken));
+    }
+    let ids = |ids| plan.shape.token_ids.then_some(ids);
+    let choices = (0..).zip(&grown).map(|(index, grown)| ChatChoice {
+        index,
+        message: Message::new(&head.role, Some(&grown.text)),
+        logprobs: None,
+        finish_reason: grown.finish_reason(),
+        stop_reason: grown.stop_reason(),
+        token_ids: ids(&grown.token_ids[..]),
+        routed_experts: (),
+        weight_versions: (),
+    });
+    let prompt = generation.choices.first().map(|choice| choice.prompt());
+    let body = ChatCompletion {
+        id: &head.id,
+        object: CHAT_COMPLETION,
+        created: head.created,
+        model: &head.model,
+        choices: choices.collect(),
+        service_tier: (),
+        system_fingerprint: Some(&head.fingerprint),
+        usage: generation.usage(),
+        prompt_logprobs: None,
+        prompt_token_ids: prompt.and_then(|prompt| ids(&prompt.ids)),
+        prompt_text: prompt.filter(|_| plan.shape.returns_prompt_text).and_then(|prompt| prompt.text.as_deref()),
+        kv_transfer_params: grown.iter().find_map(Grown::kv_transfer),
+        ec_transfer_params: (),
+        metrics: generation.metrics(),
+    };
+    json(StatusCode::OK, &body)
+}
+
+struct ChatEvents {
+    head: Head,
+    plan: Arc<Plan>,
+    /// Whether the chunks that name the role were written.
+    begun: bool,
+}
+
+/// What of a chunk is not its choice.
+#[derive(Default)]
+struct Rest<'a> {
+    usage: Option<Usage>,
+    fingerprint: bool,
+    prompt_token_ids: Option<&'a [u32]>,
+    prompt_text: Option<&'a str>,
+    metrics: Option<RequestMetrics>,
+    kv_transfer_params: Option<&'a serde_json::Value>,
+}
+
+impl ChatEvents {
+    fn chunk(&self, out: &mut BytesMut, choices: &[ChatChunkChoice<'_>], rest: Rest<'_>) {
+        let Head { id, created, model, fingerprint, .. } = &self.head;
+        let Rest { usage, fingerprint: last, prompt_token_ids, prompt_text, metrics, kv_transfer_params } = rest;
+        let chunk = ChatChunk {
+            id,
+            object: CHAT_COMPLETION_CHUNK,
+            created: *created,
+            model,
+            choices,
+            usage,
+            system_fingerprint: last.then_some(&**fingerprint),
+            prompt_token_ids,
+            prompt_text,
+            metrics,
+            kv_transfer_params,
+        };
+        event(out, &chunk);
+    }
+
+    /// The chunks that name the role, one a choice, and those that repeat what was said.
+    fn begin(&self, out: &mut BytesMut, generation: &Generation) {
+        let usage = |index: u32| {
+            self.plan.shape.continuous_usage.then(|| Usage::new(generation.choices[index as usize].prompt_tokens(), 0))
+        };
+        let indices = 0..generation.choices.len() as u32;
+        for index in indices.clone() {
+            let prompt = generation.choices[index as usize].prompt();
+            let delta = Delta { role: Some(&self.head.role), content: Some(""), ..Delta::default() };
+            let rest = Rest {
+                usage: usage(index),
+                prompt_token_ids: self.plan.shape.token_ids.then_some(&prompt.ids),
+                prompt_text: prompt.text.as_deref().filter(|_| self.plan.shape.returns_prompt_text),
+                ..Rest::default()
+            };
+            self.chunk(out, &[bare(index, delta)], rest);
+        }
+        for index in indices.filter(|_| !self.head.spoken.is_empty()) {
+            let delta = Delta { content: Some(&self.head.spoken), ..Delta::default() };
+            self.chunk(out, &[bare(index, delta)], Rest { usage: usage(index), ..Rest::default() });
+        }
+    }
+}
+
+fn bare(index: u32, delta: Delta<'_>) -> ChatChunkChoice<'_> {
+    ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None, token_ids: None }
+}
+
+impl Events for ChatEvents {
+    fn piece(&mut self, out: &mut BytesMut, generation: &Generation, index: u32, piece: Piece) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.begin(out, generation);
+        }
+        let shape = &self.plan.shape;
+        let choice = &generation.choices[index as usize];
+        let end = piece.end.as_ref();
+        let delta = Delta { content: Some(&piece.text), ..Delta::default() };
+        let chunk = ChatChunkChoice {
+            finish_reason: end.map(|end| end.finish_reason),
+            stop_reason: end.and_then(|end| end.stop_reason.as_ref()),
+            token_ids: shape.token_ids.then_some(&piece.tokens),
+            ..bare(index, delta)
+        };
+        let rest = Rest {
+            usage: shape.continuous_usage.then(|| Usage::new(choice.prompt_tokens(), choice.generated_tokens())),
+            fingerprint: end.is_some() && !shape.include_usage,
+            kv_transfer_params: end.and_then(|end| end.kv_transfer.as_ref()),
+            ..Rest::default()
+        };
+        self.chunk(out, &[chunk], rest);
+    }
+
+    fn end(&mut self, out: &mut BytesMut, generation: &Generation) {
+        if self.plan.shape.include_usage {
+            let (usage, metrics) = (Some(generation.usage()), generation.metrics());
+            self.chunk(out, &[], Rest { usage, metrics, fingerprint: true, ..Rest::default() });
+        }
+        done(out);
+    }
+
+    fn fail(&mut self, out: &mut BytesMut, error: &ApiError) {
+        event(out, &error.body);
+        done(out);
+    }
+}
