@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use domain::ExtraKeys;
-use engine::backend::{Backend, Batch, Capacity, DeviceError, Sampled, Ticket};
+use engine::backend::{Backend, Batch, Capacity, DeviceError, Outcomes, Sampled, Ticket};
 use engine::config::Config;
 use engine::request::{FinishRules, NewRequest, Output, Sampling};
 use engine::step::{Engine, Ports};
@@ -19,8 +19,8 @@ const STEPS: usize = 1000;
 /// Yields the same token for every row, at once, one step late.
 struct Nothing {
     capacity: Capacity,
-    launched: std::collections::VecDeque<(u64, Vec<Sampled>)>,
-    spare: Vec<Vec<Sampled>>,
+    launched: std::collections::VecDeque<(u64, Outcomes)>,
+    spare: Vec<Outcomes>,
     tickets: u64,
 }
 
@@ -36,17 +36,17 @@ impl Backend for Nothing {
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError> {
         let mut sampled = self.spare.pop().unwrap_or_default();
         sampled.clear();
-        sampled
-            .extend(batch.rows.iter().filter(|row| row.sample.is_some()).map(|row| Sampled { slot: row.slot, token: Some(1) }));
+        let sampling = batch.rows.iter().filter(|row| row.sample.is_some());
+        sampled.sampled.extend(sampling.map(|row| Sampled::plain(row.slot, 1)));
         self.tickets += 1;
         self.launched.push_back((self.tickets, sampled));
         Ok(Ticket(self.tickets))
     }
 
-    fn settle(&mut self, ticket: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError> {
-        let (launched, sampled) = self.launched.pop_front().expect("a batch is in flight");
+    fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError> {
+        let (launched, mut sampled) = self.launched.pop_front().expect("a batch is in flight");
         assert_eq!(launched, ticket.0);
-        out.extend_from_slice(&sampled);
+        out.sampled.append(&mut sampled.sampled);
         self.spare.push(sampled);
         Ok(())
     }
@@ -56,8 +56,15 @@ impl Backend for Nothing {
 fn decode_step_us(running: usize, prompt_tokens: usize) -> f64 {
     let context_length = prompt_tokens + STEPS + 64;
     let kv_blocks = running * context_length.div_ceil(16);
-    let capacity =
-        Capacity { vocabulary: 32_000, context_length, block_tokens: 16, kv_blocks, slots: running, batch_tokens: 8192 };
+    let capacity = Capacity {
+        vocabulary: 32_000,
+        context_length,
+        block_tokens: 16,
+        kv_blocks,
+        slots: running,
+        batch_tokens: 8192,
+        logit_rows: running,
+    };
     let nothing = Nothing { capacity, launched: Default::default(), spare: Vec::new(), tickets: 0 };
     let config = Config { pinned_blocks_max: 0, ..Config::for_device(&capacity) };
     let (mut engine, handle) =
@@ -66,7 +73,7 @@ fn decode_step_us(running: usize, prompt_tokens: usize) -> f64 {
     for request in 0..running as u32 {
         let seen = Arc::clone(&tokens);
         let sink = move |output: Output| {
-            if let Output::Token(_) = output {
+            if let Output::Token { .. } = output {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
             true
@@ -75,6 +82,8 @@ fn decode_step_us(running: usize, prompt_tokens: usize) -> f64 {
             prompt: (0..prompt_tokens as u32).map(|i| (i + request * 7) % 32_000).collect(),
             extra: ExtraKeys::default(),
             sampling: Sampling::GREEDY,
+            extras: None,
+            mask: None,
             finish: FinishRules { tokens_max: u32::MAX, eos: vec![2], stop: Vec::new() },
             kv_transfer: None,
             remote_kv: false,

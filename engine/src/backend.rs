@@ -8,7 +8,8 @@ pub mod fake;
 
 use std::ops::Range;
 
-use crate::request::Sampling;
+use crate::request::{Logprobs, Sampling};
+use crate::sample::SharedState;
 
 /// A physical KV block; index into the backend's one KV region, which is block-major: one block of all layers is contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +25,8 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// Input ids of all rows with [`Input::Tokens`], concatenated.
     pub tokens: Vec<u32>,
+    /// The tokens whose log-probabilities are told, of all rows with [`Row::scored`], concatenated.
+    pub targets: Vec<u32>,
     /// Block tables of all rows, concatenated: block `i` of a row holds its positions `i * block_tokens ..`.
     pub blocks: Vec<BlockId>,
 }
@@ -39,6 +42,30 @@ pub struct Row {
     pub blocks: Range<usize>,
     /// Whether the row's last position yields a token; not so for all but the last chunk of a prompt.
     pub sample: Option<Sample>,
+    /// How many of the input tokens, at its end, are drafts: guesses at what the positions before them yield. From the position before
+    /// the first draft on, each yields a token while the draft behind it is that token; the row then yields 1 to `drafts + 1`
+    /// tokens, the same that as many rows would have. Only with [`Self::sample`].
+    pub drafts: u32,
+    pub scored: Option<Scored>,
+}
+
+impl Row {
+    /// Positions whose logits are computed: those scored, then those that may yield a token.
+    pub fn logit_rows(&self) -> usize {
+        let scored = self.scored.as_ref().map_or(0, |scored| scored.targets.len());
+        scored + self.sample.as_ref().map_or(0, |_| 1 + self.drafts as usize)
+    }
+}
+
+/// Positions of a prompt of which is told how likely the next token was. They lie in the row, before all that yield a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scored {
+    /// The first such position.
+    pub first: u32,
+    /// Part of [`Batch::targets`]: the token behind each of them.
+    pub targets: Range<usize>,
+    /// Most likely tokens to tell beside it.
+    pub top: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,22 +90,60 @@ impl Input {
 }
 
 /// How the row's token is drawn; `index` counts the request's generated tokens from 0.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub sampling: Sampling,
     pub index: u32,
+    /// Of a request that asks for more than `sampling`. Who samples tells it each token.
+    pub state: Option<SharedState>,
 }
 
 /// A launched batch that is not settled. Tickets settle in the order of their launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
-/// The outcome of one row that samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What settled batches yield. Reused from step to step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcomes {
+    pub sampled: Vec<Sampled>,
+    /// What is told of prompts: slots and, for each scored position of a row, its target's log-probability.
+    pub scored: Vec<(Slot, Vec<Logprobs>)>,
+}
+
+impl Outcomes {
+    pub fn clear(&mut self) {
+        let Self { sampled, scored } = self;
+        sampled.clear();
+        scored.clear();
+    }
+}
+
+/// One token of a row that samples, or its failure, which is the row's last.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     pub slot: Slot,
-    /// `None`: the logits hold no number to choose from, and only this request fails.
-    pub token: Option<u32>,
+    pub token: Result<u32, NoToken>,
+    pub logprobs: Option<Logprobs>,
+    /// The request's mask lets nothing through behind this token: its output is complete.
+    pub ended: bool,
+}
+
+impl Sampled {
+    /// A token, and nothing to tell of it.
+    pub fn plain(slot: Slot, token: u32) -> Self {
+        Self { slot, token: Ok(token), logprobs: None, ended: false }
+    }
+}
+
+/// Why a row yields no token. Only its request fails.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoToken {
+    #[error("the model's output holds no number to choose a token from")]
+    NotANumber,
+    #[error("what the request allows leaves no token to choose")]
+    NothingAllowed,
+    #[error("{0}")]
+    Mask(Box<str>),
 }
 
 /// Sizes that a backend fixes at its start, for life.
@@ -91,6 +156,8 @@ pub struct Capacity {
     /// Most rows and most input tokens of one batch.
     pub slots: usize,
     pub batch_tokens: usize,
+    /// Most positions of one batch whose logits are computed; at least `slots`.
+    pub logit_rows: usize,
 }
 
 /// A device. Called from one thread; nothing it does may panic on a batch within its [`Capacity`].
@@ -103,8 +170,9 @@ pub trait Backend: Send {
     /// Begins to compute `batch`. Inputs are taken over before this returns.
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError>;
 
-    /// Waits for the oldest ticket and appends one [`Sampled`] per row that samples, in row order.
-    fn settle(&mut self, ticket: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError>;
+    /// Waits for the oldest ticket and appends, in row order, the [`Sampled`] of the rows that sample, at least one each, and an entry
+    /// for each row with [`Row::scored`].
+    fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError>;
 }
 
 /// The device failed as a whole; the engine's process ends and its supervisor starts it again.

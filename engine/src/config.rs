@@ -30,6 +30,8 @@ pub struct Config {
     pub waiting_tokens_max: usize,
     /// Most stop ids of one request: they are compared with each token.
     pub stop_ids_max: usize,
+    /// Most likely tokens that a request may be told of, for each token. vLLM calls it `max_logprobs`.
+    pub logprobs_max: usize,
     /// Most commands, other than requests, that wait for the next step.
     pub commands_max: usize,
     /// Most blocks that leases and requests waiting for remote KV keep from the running requests.
@@ -51,6 +53,7 @@ impl Config {
             waiting_max: 4096,
             waiting_tokens_max: capacity.context_length.max(4 << 20),
             stop_ids_max: 128,
+            logprobs_max: 20,
             commands_max: 1024,
             pinned_blocks_max: (capacity.kv_blocks / 4).min(capacity.kv_blocks.saturating_sub(longest_blocks)),
         }
@@ -68,10 +71,11 @@ impl Config {
             waiting_max,
             waiting_tokens_max,
             stop_ids_max,
+            logprobs_max: _,
             commands_max,
             pinned_blocks_max,
         } = *self;
-        let Capacity { vocabulary, context_length, block_tokens, kv_blocks, slots, batch_tokens } = *capacity;
+        let Capacity { vocabulary, context_length, block_tokens, kv_blocks, slots, batch_tokens, logit_rows } = *capacity;
         let relations = [
             (vocabulary >= 1, format!("the device's vocabulary is {vocabulary}")),
             (
@@ -85,6 +89,10 @@ impl Config {
                     "max_num_batched_tokens is {max_num_batched_tokens}; it must be at least max_num_seqs ({max_num_seqs}) and at most the \
                      device's {batch_tokens}"
                 ),
+            ),
+            (
+                logit_rows >= slots,
+                format!("the device computes {logit_rows} rows of logits; each of its {slots} slots needs one"),
             ),
             (prefill_chunk_tokens_max >= 1, "prefill_chunk_tokens_max is 0; it must be at least 1".into()),
             (
@@ -135,8 +143,15 @@ impl std::error::Error for ConfigError {}
 mod tests {
     use super::*;
 
-    const DEVICE: Capacity =
-        Capacity { vocabulary: 100, context_length: 64, block_tokens: 16, kv_blocks: 8, slots: 4, batch_tokens: 32 };
+    const DEVICE: Capacity = Capacity {
+        vocabulary: 100,
+        context_length: 64,
+        block_tokens: 16,
+        kv_blocks: 8,
+        slots: 4,
+        batch_tokens: 32,
+        logit_rows: 4,
+    };
 
     #[test]
     fn the_defaults_suit_the_device() {

@@ -83,7 +83,7 @@ pub enum Gate {
 pub enum Rows {
     /// Every input token of a batch.
     Tokens,
-    /// Every row of a batch that samples.
+    /// Every position of a batch whose logits are computed.
     Samples,
     /// Every pair of an input token and one of its experts, of which each token has this many.
     Assignments(usize),

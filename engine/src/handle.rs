@@ -16,6 +16,7 @@ use crate::kv::hash::BlockHash;
 use crate::kv::lease::LeaseId;
 use crate::observe::Stats;
 use crate::request::{FinishReason, NewRequest, Rejected, RequestId};
+use crate::sample::SharedState;
 pub(crate) use door::{Command, Departed, Door, Mail, Outlook, Submitted};
 pub use limits::Limits;
 
@@ -43,7 +44,7 @@ impl Handle {
 
     /// Puts a request into the queue. Outputs come through its sink from now on, the last one is
     /// [`Output::Finished`](crate::request::Output::Finished), unless the engine's thread ends before: then the sink is dropped.
-    pub fn submit(&self, request: NewRequest) -> Result<RequestId, Rejected> {
+    pub fn submit(&self, mut request: NewRequest) -> Result<RequestId, Rejected> {
         let limits = &self.door.limits;
         limits.admits(&request)?;
         // Under overload, a request is turned away before its prompt is hashed.
@@ -56,13 +57,14 @@ impl Handle {
         // The sequence grows by its output; room for an answer of usual length is made here.
         let mut tokens = Vec::with_capacity(request.prompt.len() + (request.finish.tokens_max as usize).min(OUTPUT_TOKENS_USUAL));
         tokens.extend_from_slice(&request.prompt);
+        let state = SharedState::new(request.extras.clone(), request.mask.take(), &request.finish, &request.prompt);
         let mut inbox = self.door.lock();
         inbox.has_room(limits, tokens.len())?;
         let id = RequestId(inbox.next_id);
         inbox.next_id += 1;
         inbox.waiting += 1;
         inbox.waiting_tokens += tokens.len();
-        inbox.mail.submitted.push(Submitted { id, request, tokens, hashes });
+        inbox.mail.submitted.push(Submitted { id, request, tokens, hashes, state });
         drop(inbox);
         self.door.bell.notify_one();
         Ok(id)

@@ -34,6 +34,10 @@ pub struct Schedule {
     max_num_batched_tokens: usize,
     chunk_tokens_max: usize,
     length_max: usize,
+    /// Rows of logits that the device computes beyond one for each row of a batch.
+    spare_logit_rows_max: usize,
+    /// How many of these the plan has left.
+    spare_logit_rows: usize,
 }
 
 /// Blocks and a slot whose owner is gone while batch `launch` was in flight: reusable once that has settled.
@@ -63,6 +67,8 @@ pub struct PlannedRow {
     pub id: RequestId,
     pub slot: Slot,
     pub chunk: Chunk,
+    /// Whether the batch tells how likely tokens of its prompt are.
+    pub scores: bool,
 }
 
 impl Plan {
@@ -101,6 +107,8 @@ impl Schedule {
             max_num_batched_tokens: config.max_num_batched_tokens,
             chunk_tokens_max: config.prefill_chunk_tokens_max,
             length_max: limits.length_max,
+            spare_logit_rows_max: capacity.logit_rows - config.max_num_seqs,
+            spare_logit_rows: 0,
         }
     }
 
@@ -109,8 +117,10 @@ impl Schedule {
     pub fn plan(&mut self, batch: &mut Batch, plan: &mut Plan) {
         batch.rows.clear();
         batch.tokens.clear();
+        batch.targets.clear();
         batch.blocks.clear();
         plan.clear();
+        self.spare_logit_rows = self.spare_logit_rows_max;
         let mut budget = self.max_num_batched_tokens;
         self.plan_running(&mut budget, batch, plan);
         // Whoever lost its blocks would lose them again to who is admitted now.
@@ -129,14 +139,21 @@ impl Schedule {
         while i < self.running.len() && *budget > 0 {
             let key = self.running[i];
             i += 1;
-            let chunk = self.table.get(key).next_chunk((*budget).min(self.chunk_tokens_max), self.length_max);
-            let Some(chunk) = chunk else { continue };
+            let Some(chunk) = self.next_chunk(key, *budget) else { continue };
             match self.make_room(key, chunk.start + chunk.tokens, &mut promised, plan) {
                 Room::Ready => self.push_row(key, chunk, budget, batch, plan),
                 Room::Later => {}
                 Room::Lost => break,
             }
         }
+    }
+
+    fn next_chunk(&self, key: Key, budget: usize) -> Option<Chunk> {
+        let sequence = self.table.get(key);
+        let tokens_max = budget.min(self.chunk_tokens_max);
+        // Where a prompt is told of, each of its positions takes a row of logits.
+        let tokens_max = if sequence.scores() { tokens_max.min(1 + self.spare_logit_rows) } else { tokens_max };
+        sequence.next_chunk(tokens_max, self.length_max)
     }
 
     /// Gives `key` blocks for its first `positions` positions, preempting from the end of the running requests. Those come later in
@@ -200,8 +217,7 @@ impl Schedule {
             self.waiting.pop_front();
             sequence.become_state(State::Running);
             sequence.slot = self.slots.pop();
-            let chunk = sequence.next_chunk((*budget).min(self.chunk_tokens_max), self.length_max);
-            let chunk = chunk.expect("a request at its limits has ended");
+            let chunk = self.next_chunk(key, *budget).expect("a request at its limits has ended");
             self.running.push(key);
             self.push_row(key, chunk, budget, batch, plan);
             if first {
@@ -214,16 +230,20 @@ impl Schedule {
         let sequence = self.table.get_mut(key);
         let slot = sequence.slot.expect("a running request has a slot");
         let input = sequence.input(&chunk, &mut batch.tokens);
+        let scored = sequence.score(&chunk, &mut batch.targets);
+        let scores = scored.is_some();
         let first_block = batch.blocks.len();
         let used = self.kv.blocks_for((chunk.start + chunk.tokens) as usize);
         batch.blocks.extend_from_slice(&sequence.blocks[..used]);
         let blocks = first_block..batch.blocks.len();
-        batch.rows.push(Row { slot, input, start: chunk.start, blocks, sample: sequence.sample(&chunk) });
+        let row = Row { slot, input, start: chunk.start, blocks, sample: sequence.sample(&chunk), drafts: 0, scored };
+        self.spare_logit_rows -= row.logit_rows().saturating_sub(1);
+        batch.rows.push(row);
         sequence.progress.launch(&chunk);
         sequence.in_flight += 1;
         sequence.last_launch = self.launches + 1;
         *budget -= chunk.tokens as usize;
-        plan.rows.push(PlannedRow { key, id: sequence.id, slot, chunk });
+        plan.rows.push(PlannedRow { key, id: sequence.id, slot, chunk, scores });
     }
 
     /// Takes blocks and slot from a request. They are free at once, or when the last batch that touches them has settled.
@@ -300,7 +320,7 @@ impl Schedule {
 pub fn reserve(kv: &mut Kv, sequence: &mut Sequence) -> Option<u32> {
     let tokens = sequence.tokens.len();
     let blocks = kv.blocks_for(tokens + 1);
-    let chain = (tokens - 1) / kv.block_tokens();
+    let chain = if sequence.scores() { 0 } else { (tokens - 1) / kv.block_tokens() };
     let chain = &sequence.hashes[..chain.min(sequence.hashes.len())];
     let hits = kv.take(chain, blocks, &mut sequence.blocks)?;
     sequence.offered = hits;

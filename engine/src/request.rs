@@ -6,6 +6,13 @@ use std::time::Instant;
 
 use domain::ExtraKeys;
 
+use crate::sample::LogitMask;
+
+mod extras;
+
+pub(crate) use extras::Named;
+pub use extras::SamplingExtras;
+
 /// The engine's own number of a request, unique in one life of the engine. A client's request id is a label of the edge: two
 /// clients may use the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +30,10 @@ pub struct NewRequest {
     pub prompt: Arc<[u32]>,
     pub extra: ExtraKeys,
     pub sampling: Sampling,
+    /// What few requests ask beyond that; choices of one client's request share it.
+    pub extras: Option<Arc<SamplingExtras>>,
+    /// Structured output.
+    pub mask: Option<Box<dyn LogitMask>>,
     pub finish: FinishRules,
     /// vLLM's `kv_transfer_params`, opaque JSON text; travels with the request and comes back with its last output.
     pub kv_transfer: Option<Arc<str>>,
@@ -42,15 +53,23 @@ pub struct Sampling {
     pub top_k: u32,
     /// Keep the smallest set of tokens whose probabilities reach `top_p`; 1.0 keeps all.
     pub top_p: f32,
+    /// Keep the tokens that are at least this likely, the most likely one being 1; 0.0 keeps all. Comes before `top_k` and `top_p`.
+    pub min_p: f32,
     /// The draw for output token `i` depends on (`seed`, `i`) alone: not on batch mates, chunking or preemption.
     pub seed: u64,
 }
 
 impl Sampling {
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 
     pub fn is_greedy(&self) -> bool {
         self.temperature < 1e-5
+    }
+
+    /// The sampling of choice `index` of a request that asks for several: its seed is `index` higher, as in vLLM 0.33, so that
+    /// choice `index` is what a request of its own with that seed would be answered with.
+    pub fn of_choice(self, index: u32) -> Self {
+        Self { seed: self.seed.wrapping_add(index.into()), ..self }
     }
 }
 
@@ -81,10 +100,24 @@ impl<F: FnMut(Output) -> bool + Send> Sink for F {
 pub enum Output {
     /// The request was admitted to the running batch for the first time; `cached_tokens` of its prompt were found in the cache.
     Admitted { cached_tokens: u32 },
+    /// What [`SamplingExtras::prompt_logprobs`] asks for, of the next tokens of the prompt in order. The first token of a prompt
+    /// follows nothing and is left out; before the first [`Output::Token`], all others were told.
+    PromptLogprobs(Vec<Logprobs>),
     /// One generated token. A stop or end-of-sequence id is delivered too, then [`Output::Finished`].
-    Token(u32),
+    Token { token: u32, logprobs: Option<Logprobs> },
     /// The last output.
     Finished(Finished),
+}
+
+/// How likely a token was, and others in its place: natural logarithms of probabilities, from the model's logits as they are, before
+/// temperature and any other change but that of a grammar's mask.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// How many tokens of the vocabulary are at least as likely as the token itself; 1 for the most likely.
+    pub rank: u32,
+    /// `(token, logprob)`: the token itself, then the others that were asked for, most likely first. The token itself may be among
+    /// them again.
+    pub tokens: Box<[(u32, f32)]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +138,8 @@ pub enum FinishReason {
     StopId(u32),
     /// One of the client's stop strings, which the edge saw.
     Stop,
+    /// The structured output is complete.
+    MaskEnded,
     /// `tokens_max` or the context length was reached.
     Length,
     /// The client went away or the edge ended it.
@@ -121,9 +156,12 @@ pub enum Rejected {
     /// The prompt leaves no room for one generated token.
     #[error("the prompt has {tokens} tokens; the context holds {context_length}, one of them for output")]
     PromptTooLong { tokens: usize, context_length: usize },
-    /// A token id, in the prompt or among the stop ids, that the model does not have.
-    #[error("token id {token} is outside the vocabulary of {vocabulary}")]
-    TokenOutsideVocabulary { token: u32, vocabulary: usize },
+    /// A token id that the model does not have; `parameter` is the one that holds it, by the name that vLLM gives it, or `prompt`.
+    #[error("token id {token} in `{parameter}` is outside the vocabulary of {vocabulary}")]
+    TokenOutsideVocabulary { parameter: &'static str, token: u32, vocabulary: usize },
+    /// A parameter of the sampling whose value cannot be.
+    #[error("`{parameter}` {what}")]
+    Parameter { parameter: &'static str, what: String },
     #[error("{ids} stop ids; at most {ids_max} are possible")]
     TooManyStopIds { ids: usize, ids_max: usize },
     /// More KV blocks than the whole pool has.
@@ -141,4 +179,10 @@ pub enum Rejected {
     /// The engine's thread ended.
     #[error("the engine's thread has ended")]
     EngineDead,
+}
+
+impl Rejected {
+    pub(crate) fn parameter(parameter: &'static str, what: String) -> Self {
+        Self::Parameter { parameter, what }
+    }
 }

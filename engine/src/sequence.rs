@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use domain::ExtraKeys;
 
-use crate::backend::{BlockId, Input, Sample, Slot};
+use crate::backend::{BlockId, Input, Sample, Scored, Slot};
 use crate::handle::Submitted;
 use crate::kv::hash::BlockHash;
 use crate::request::{FinishReason, FinishRules, RequestId, Sampling, Sink};
+use crate::sample::SharedState;
 
 /// Where a request stands.
 ///
@@ -126,6 +127,12 @@ pub struct Sequence {
     pub hashes: Vec<BlockHash>,
     pub extra: Arc<ExtraKeys>,
     pub sampling: Sampling,
+    /// What sampling remembers, where the request asks for more.
+    pub sample_state: Option<SharedState>,
+    /// Most likely tokens to tell for each token of the prompt.
+    pub prompt_logprobs: Option<u32>,
+    /// Tokens of the prompt that were told, or are by batches in flight; the first is never.
+    pub scored: u32,
     pub finish: FinishRules,
     pub kv_transfer: Option<Arc<str>>,
     pub remote_kv: bool,
@@ -151,7 +158,7 @@ pub struct Sequence {
 
 impl Sequence {
     pub fn new(submitted: Submitted) -> Self {
-        let Submitted { id, request, tokens, hashes } = submitted;
+        let Submitted { id, request, tokens, hashes, state } = submitted;
         let prompt = u32::try_from(tokens.len()).expect("the door lets in what fits the context");
         Self {
             id,
@@ -161,6 +168,9 @@ impl Sequence {
             hashes,
             extra: Arc::new(request.extra),
             sampling: request.sampling,
+            sample_state: state,
+            prompt_logprobs: request.extras.and_then(|extras| extras.prompt_logprobs),
+            scored: 1,
             finish: request.finish,
             kv_transfer: request.kv_transfer,
             remote_kv: request.remote_kv,
@@ -201,7 +211,25 @@ impl Sequence {
     }
 
     pub fn sample(&self, chunk: &Chunk) -> Option<Sample> {
-        chunk.sample.map(|index| Sample { sampling: self.sampling, index })
+        chunk.sample.map(|index| Sample { sampling: self.sampling, index, state: self.sample_state.clone() })
+    }
+
+    /// Whether tokens of the prompt are still to be told: their logits must be computed, whatever is cached.
+    pub fn scores(&self) -> bool {
+        self.prompt_logprobs.is_some() && self.scored < self.progress.prompt
+    }
+
+    /// The positions of `chunk` whose next token is told, and which were not before; appends those tokens to `targets`.
+    pub fn score(&mut self, chunk: &Chunk, targets: &mut Vec<u32>) -> Option<Scored> {
+        let top = self.prompt_logprobs?;
+        let (from, to) = (self.scored.max(chunk.start + 1), self.progress.prompt.min(chunk.start + chunk.tokens + 1));
+        if from >= to {
+            return None;
+        }
+        let first = targets.len();
+        targets.extend_from_slice(&self.tokens[from as usize..to as usize]);
+        self.scored = to;
+        Some(Scored { first: from - 1, targets: first..targets.len(), top })
     }
 
     /// Takes a token that settled. The count of those in flight falls with it.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backend::{Backend, Batch, BlockId, DeviceError, Sampled, Ticket};
+use crate::backend::{Backend, Batch, BlockId, DeviceError, Outcomes, Ticket};
 use crate::config::{Config, ConfigError};
 use crate::handle::{Departed, Door, Handle, Limits, Mail, Outlook};
 use crate::kv::event::KvSink;
@@ -62,7 +62,7 @@ pub struct Engine {
     batch: Batch,
     plan: Plan,
     report: StepReport,
-    sampled: Vec<Sampled>,
+    outcomes: Outcomes,
     spare_rows: Vec<Vec<PlannedRow>>,
     ended: Vec<Key>,
 }
@@ -105,7 +105,7 @@ impl Engine {
             batch: Batch::default(),
             plan: Plan::default(),
             report: StepReport::default(),
-            sampled: Vec::new(),
+            outcomes: Outcomes::default(),
             spare_rows: Vec::new(),
             ended: Vec::new(),
             door: Arc::clone(&door),

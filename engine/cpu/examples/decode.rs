@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use engine::backend::{Backend, Batch, BlockId, Input, Row, Sample, Slot};
+use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
 use engine_cpu::{CpuBackend, CpuOptions, Isa, KvSize};
 
@@ -69,12 +69,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             };
             let first = batch.blocks.len();
             batch.blocks.extend((0..blocks).map(|block| BlockId((row * blocks + block) as u32)));
-            let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0 });
-            batch.rows.push(Row { slot: Slot(row as u32), input, start: start as u32, blocks: first..first + blocks, sample });
+            let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
+            batch.rows.push(Row {
+                slot: Slot(row as u32),
+                input,
+                start: start as u32,
+                blocks: first..first + blocks,
+                sample,
+                drafts: 0,
+                scored: None,
+            });
         }
         batch
     };
-    let mut sampled = Vec::new();
+    let mut sampled = Outcomes::default();
     let mut step = |batch: &Batch| -> Result<[f64; 2], Box<dyn Error>> {
         let (began, cpu_began) = (Instant::now(), cpu_s());
         let ticket = backend.launch(batch)?;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use engine::backend::{Backend, Batch, Capacity, DeviceError, Sampled, Ticket};
+use engine::backend::{Backend, Batch, Capacity, DeviceError, Input, Outcomes, Ticket};
 use engine::model::{self, Model};
 use engine::sample::Sampler;
 use engine_assets::ModelAssets;
@@ -13,6 +13,9 @@ use crate::error::CpuError;
 use crate::kernel::{Isa, Kernels};
 use crate::kv::BlockShape;
 use crate::pool::THREADS_MAX;
+
+/// Rows of logits beyond one for each slot: for the prompts whose log-probabilities are told, and for drafts.
+const SPARE_LOGIT_ROWS: usize = 32;
 
 /// How much KV cache there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub struct CpuBackend {
     last: Vec<u32>,
     sampler: Sampler,
     /// Outcomes of the launch that is not settled.
-    sampled: Vec<Sampled>,
+    outcomes: Outcomes,
     launches: u64,
 }
 
@@ -79,6 +82,7 @@ impl CpuBackend {
             kv_blocks: options.kv_blocks(shape)?,
             slots: options.slots,
             batch_tokens: options.batch_tokens,
+            logit_rows: options.slots + SPARE_LOGIT_ROWS,
         };
         let kernels = Kernels::of(isa).ok_or(CpuError::Isa(isa))?;
         let mut device =
@@ -86,8 +90,8 @@ impl CpuBackend {
         let model = model::load(config, &assets.tensors, &mut device)
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
         device.touch_weights(&assets.tensors, progress);
-        let (last, sampled) = (vec![0; options.slots], Vec::with_capacity(options.slots));
-        Ok(Self { device, model, last, sampler: Sampler::new(), sampled, launches: 0 })
+        let (last, outcomes) = (vec![0; options.slots], Outcomes::default());
+        Ok(Self { device, model, last, sampler: Sampler::new(), outcomes, launches: 0 })
     }
 
     /// Compute threads, the caller's included.
@@ -150,20 +154,35 @@ impl Backend for CpuBackend {
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError> {
         self.device.take(batch, &self.last)?;
         let logits = self.model.forward(&mut self.device);
-        let sampling = batch.rows.iter().filter_map(|row| row.sample.map(|sample| (row.slot, sample)));
-        for (number, (slot, sample)) in sampling.enumerate() {
-            let token = self.sampler.choose(logits.row(number), &sample);
-            if let Some(token) = token {
-                self.last[slot.0 as usize] = token;
+        let mut logits = logits.rows_mut();
+        let Outcomes { sampled, scored } = &mut self.outcomes;
+        for row in &batch.rows {
+            if let Some(wanted) = &row.scored {
+                let targets = &batch.targets[wanted.targets.clone()];
+                let told =
+                    targets.iter().zip(&mut logits).map(|(&target, logits)| self.sampler.score(logits, target, wanted.top));
+                scored.push((row.slot, told.collect()));
             }
-            self.sampled.push(Sampled { slot, token });
+            let Some(sample) = &row.sample else { continue };
+            let drafts = match &row.input {
+                Input::Tokens(range) => &batch.tokens[range.end - row.drafts as usize..range.end],
+                Input::Last => &[],
+            };
+            let mut own = logits.by_ref().take(1 + drafts.len());
+            self.sampler.row(row.slot, sample, drafts, &mut own, sampled);
+            // Behind a draft that fails; the next row finds its own.
+            own.for_each(drop);
+            if let Some(token) = sampled.last().and_then(|sampled| sampled.token.as_ref().ok()) {
+                self.last[row.slot.0 as usize] = *token;
+            }
         }
         self.launches += 1;
         Ok(Ticket(self.launches))
     }
 
-    fn settle(&mut self, _: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError> {
-        out.append(&mut self.sampled);
+    fn settle(&mut self, _: Ticket, out: &mut Outcomes) -> Result<(), DeviceError> {
+        out.sampled.append(&mut self.outcomes.sampled);
+        out.scored.append(&mut self.outcomes.scored);
         Ok(())
     }
 }

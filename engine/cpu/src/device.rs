@@ -155,7 +155,7 @@ impl Device for CpuDevice {
     fn activation(&mut self, rows: Rows, features: usize) -> Result<Activation, DeviceError> {
         let rows = match rows {
             Rows::Tokens => self.capacity.batch_tokens,
-            Rows::Samples => self.capacity.slots,
+            Rows::Samples => self.capacity.logit_rows,
             Rows::Assignments(per_token) => self.capacity.batch_tokens * per_token,
         };
         Ok(Activation::new(rows, features))

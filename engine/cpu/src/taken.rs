@@ -15,7 +15,7 @@ pub(crate) struct Taken {
     /// Each row's part of `blocks`.
     pub rows: Vec<Range<usize>>,
     pub blocks: Vec<BlockId>,
-    /// For each row that samples, its last token's index in `tokens`.
+    /// Positions whose logits are computed, as indices into `tokens`: of each row those scored, then those that yield a token.
     pub samples: Vec<usize>,
     /// Stretches of tokens whose queries are computed together.
     pub queries: Vec<QueryTile>,
@@ -36,7 +36,7 @@ impl Taken {
             positions: Vec::with_capacity(capacity.batch_tokens),
             rows: Vec::with_capacity(capacity.slots),
             blocks: Vec::with_capacity(capacity.kv_blocks),
-            samples: Vec::with_capacity(capacity.slots),
+            samples: Vec::with_capacity(capacity.logit_rows),
             queries: Vec::with_capacity(capacity.batch_tokens),
         }
     }
@@ -77,13 +77,32 @@ impl Taken {
                 first: first + at,
                 tokens: tile.min(len - at),
             }));
+            if let Some(scored) = &row.scored {
+                let from = (scored.first as usize).checked_sub(row.start as usize).map(|at| first + at);
+                let positions = from.map(|from| from..from + scored.targets.len());
+                let Some(positions) = positions.filter(|positions| positions.end <= tokens.len()) else {
+                    return Err(format!("slot {slot}: {} scored positions from {}", scored.targets.len(), scored.first));
+                };
+                let targets = batch.targets.get(scored.targets.clone()).ok_or("a row's targets are not in the batch")?;
+                if let Some(target) = targets.iter().find(|target| **target as usize >= capacity.vocabulary) {
+                    return Err(format!("target {target} of {}", capacity.vocabulary));
+                }
+                samples.extend(positions);
+            }
             if row.sample.is_some() {
-                samples.push(tokens.len() - 1);
+                let drafts = row.drafts as usize;
+                if drafts >= len {
+                    return Err(format!("slot {slot}: {drafts} drafts among {len} tokens"));
+                }
+                samples.extend(tokens.len() - 1 - drafts..tokens.len());
             }
             rows.push(row.blocks.clone());
         }
         if let Some(token) = tokens.iter().find(|token| **token as usize >= capacity.vocabulary) {
             return Err(format!("token {token} of {}", capacity.vocabulary));
+        }
+        if samples.len() > capacity.logit_rows {
+            return Err(format!("{} rows of logits; there is room for {}", samples.len(), capacity.logit_rows));
         }
         if tokens.len() > capacity.batch_tokens || rows.len() > capacity.slots {
             return Err(format!("{} tokens in {} rows", tokens.len(), rows.len()));

@@ -88,6 +88,7 @@ fn fake(config: &Config, speed: FakeSpeed) -> Result<Fake, Fault> {
         kv_blocks: limits.kv_blocks.unwrap_or(FAKE_BLOCKS),
         slots: limits.max_num_seqs,
         batch_tokens: limits.max_num_batched_tokens,
+        logit_rows: limits.max_num_seqs.saturating_add(limits.max_num_batched_tokens),
     };
     let speed = Speed { prefill_tok_s: prefill_tok_s.is_finite().then_some(prefill_tok_s), step, lag: 1 };
     Ok(Fake::new(capacity, speed, Box::new(RealTime)))

@@ -289,7 +289,7 @@ impl Metrics {
 
     fn finished(&self, report: &FinishedReport) {
         match report.reason {
-            FinishReason::Eos | FinishReason::StopId(_) | FinishReason::Stop => self.success.stop.inc(),
+            FinishReason::Eos | FinishReason::StopId(_) | FinishReason::Stop | FinishReason::MaskEnded => self.success.stop.inc(),
             FinishReason::Length => self.success.length.inc(),
             FinishReason::Aborted => self.success.abort.inc(),
             FinishReason::Error(_) => self.success.error.inc(),

@@ -197,6 +197,8 @@ async fn warm_up(handle: &Handle) -> Result<(), Fault> {
         prompt: Arc::from([0]),
         extra: domain::ExtraKeys::default(),
         sampling: Sampling::GREEDY,
+        extras: None,
+        mask: None,
         finish: FinishRules { tokens_max: 1, eos: Vec::new(), stop: Vec::new() },
         kv_transfer: None,
         remote_kv: false,

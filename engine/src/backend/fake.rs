@@ -3,11 +3,16 @@
 //! Its tokens are a pure function of what it was *shown*: it stores what each row writes, block by block, and samples from what it
 //! finds in the blocks of the row's table. A wrong block, a block reused too early, a lost last token or a token computed twice at
 //! the wrong position changes the output, and so [`expected`], the same function of the whole sequence, proves the engine right.
+//!
+//! For a request that asks for more than a plain token, it makes [`logits`] whose largest is that token, and lets the engine's sampler
+//! choose.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Row, Sample, Sampled, Ticket};
+use super::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Row, Sampled, Ticket};
+use crate::request::Sampling;
+use crate::sample::Sampler;
 
 /// Longest time that a batch takes, however slow the device is told to be: a point in time stays a point in time.
 const COST_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -66,7 +71,10 @@ pub struct Fake {
     last: Vec<Option<u32>>,
     /// Batches that were launched and are not settled; what they sampled is shown when they are.
     launched: VecDeque<Launched>,
-    spare: Vec<Vec<Sampled>>,
+    spare: Vec<Outcomes>,
+    sampler: Sampler,
+    /// Of one position, or of a row's.
+    logits: Vec<f32>,
     tickets: u64,
     /// When the device has done all that was launched.
     busy_until: Option<Instant>,
@@ -75,7 +83,7 @@ pub struct Fake {
 struct Launched {
     ticket: Ticket,
     done: Instant,
-    sampled: Vec<Sampled>,
+    outcomes: Outcomes,
 }
 
 impl Fake {
@@ -88,6 +96,8 @@ impl Fake {
             last: vec![None; capacity.slots],
             launched: VecDeque::new(),
             spare: Vec::new(),
+            sampler: Sampler::new(),
+            logits: Vec::new(),
             tickets: 0,
             busy_until: None,
         }
@@ -109,7 +119,7 @@ impl Fake {
     }
 
     /// Computes one row: writes its positions, and samples from the whole table.
-    fn compute(&mut self, batch: &Batch, row: &Row) -> Option<Sampled> {
+    fn compute(&mut self, batch: &Batch, row: &Row, out: &mut Outcomes) {
         let table = &batch.blocks[row.blocks.clone()];
         let start = row.start as usize;
         let last;
@@ -126,15 +136,52 @@ impl Fake {
             let place = self.place(table, position);
             self.kv[place] = digest;
         }
-        let Sample { sampling, index } = row.sample?;
-        let mut context = digest;
-        for end in (0..start + tokens.len()).skip(self.capacity.block_tokens - 1).step_by(self.capacity.block_tokens) {
-            context = mix(context ^ self.kv[self.place(table, end)]);
+        if let Some(scored) = &row.scored {
+            let vocabulary = self.capacity.vocabulary;
+            let mut told = Vec::with_capacity(scored.targets.len());
+            for (position, &target) in (scored.first as usize..).zip(&batch.targets[scored.targets.clone()]) {
+                let context = self.context(table, position);
+                self.logits.clear();
+                self.logits.extend(logits(context, plain(context, &Sampling::GREEDY, 0, vocabulary), vocabulary));
+                told.push(self.sampler.score(&self.logits, target, scored.top));
+            }
+            out.scored.push((row.slot, told));
         }
-        let draw = if sampling.is_greedy() { 0 } else { mix(sampling.seed ^ mix(u64::from(index) + 1)) };
-        let token = token(context ^ draw, self.capacity.vocabulary);
-        self.last[row.slot.0 as usize] = Some(token);
-        Some(Sampled { slot: row.slot, token: Some(token) })
+        let Some(sample) = &row.sample else { return };
+        let drafts = row.drafts as usize;
+        let (before, drafts) = tokens.split_at(tokens.len() - drafts);
+        let first = start + before.len() - 1;
+        let from = out.sampled.len();
+        match &sample.state {
+            None => {
+                let mut drafts = drafts.iter();
+                for (position, index) in (first..start + tokens.len()).zip(sample.index..) {
+                    let token = plain(self.context(table, position), &sample.sampling, index, self.capacity.vocabulary);
+                    out.sampled.push(Sampled::plain(row.slot, token));
+                    if drafts.next() != Some(&token) {
+                        break;
+                    }
+                }
+            }
+            Some(_) => {
+                let vocabulary = self.capacity.vocabulary;
+                self.logits.clear();
+                for (position, index) in (first..start + tokens.len()).zip(sample.index..) {
+                    let context = self.context(table, position);
+                    self.logits.extend(logits(context, plain(context, &sample.sampling, index, vocabulary), vocabulary));
+                }
+                self.sampler.row(row.slot, sample, drafts, self.logits.chunks_exact_mut(vocabulary), &mut out.sampled);
+            }
+        }
+        if let Some(&Sampled { token: Ok(token), .. }) = out.sampled[from..].last() {
+            self.last[row.slot.0 as usize] = Some(token);
+        }
+    }
+
+    /// A digest of all that `table` holds up to `position`.
+    fn context(&self, table: &[BlockId], position: usize) -> u64 {
+        let ends = (0..=position).skip(self.capacity.block_tokens - 1).step_by(self.capacity.block_tokens);
+        ends.fold(self.kv[self.place(table, position)], |context, end| mix(context ^ self.kv[self.place(table, end)]))
     }
 }
 
@@ -151,28 +198,29 @@ impl Backend for Fake {
         let now = self.pace.now();
         let done = self.busy_until.map_or(now, |busy| busy.max(now)) + self.speed.cost(batch);
         self.busy_until = Some(done);
-        let mut sampled = self.spare.pop().unwrap_or_default();
-        sampled.clear();
+        let mut outcomes = self.spare.pop().unwrap_or_default();
+        outcomes.clear();
         for row in &batch.rows {
-            sampled.extend(self.compute(batch, row));
+            self.compute(batch, row, &mut outcomes);
         }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.launched.push_back(Launched { ticket, done, sampled });
+        self.launched.push_back(Launched { ticket, done, outcomes });
         Ok(ticket)
     }
 
-    fn settle(&mut self, ticket: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError> {
+    fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError> {
         let launched = self.launched.pop_front().filter(|launched| launched.ticket == ticket);
-        let Some(launched) = launched else {
+        let Some(mut launched) = launched else {
             return Err(DeviceError { device: "fake".into(), what: format!("{ticket:?} is not the oldest in flight") });
         };
         let left = launched.done.saturating_duration_since(self.pace.now());
         if !left.is_zero() {
             self.pace.sleep(left);
         }
-        out.extend_from_slice(&launched.sampled);
-        self.spare.push(launched.sampled);
+        out.sampled.append(&mut launched.outcomes.sampled);
+        out.scored.append(&mut launched.outcomes.scored);
+        self.spare.push(launched.outcomes);
         Ok(())
     }
 }
@@ -180,7 +228,18 @@ impl Backend for Fake {
 const ROOT: u64 = 0x7261_636b_7369_6465;
 
 /// The token that the fake device generates behind `sequence`, if it is right: the engine's whole work in a few lines.
-pub fn expected(sequence: &[u32], sample: Sample, capacity: &Capacity) -> u32 {
+pub fn expected(sequence: &[u32], sampling: &Sampling, index: u32, capacity: &Capacity) -> u32 {
+    plain(whole(sequence, capacity), sampling, index, capacity.vocabulary)
+}
+
+/// The logits that the fake device has behind `sequence`, for a request that asks for more than a plain token.
+pub fn expected_logits(sequence: &[u32], sampling: &Sampling, index: u32, capacity: &Capacity) -> Vec<f32> {
+    let context = whole(sequence, capacity);
+    logits(context, plain(context, sampling, index, capacity.vocabulary), capacity.vocabulary).collect()
+}
+
+/// What [`Fake::context`] is where the blocks hold `sequence`.
+fn whole(sequence: &[u32], capacity: &Capacity) -> u64 {
     let digests: Vec<u64> = sequence
         .iter()
         .scan(ROOT, |digest, &token| {
@@ -189,10 +248,18 @@ pub fn expected(sequence: &[u32], sample: Sample, capacity: &Capacity) -> u32 {
         })
         .collect();
     let ends = digests.iter().skip(capacity.block_tokens - 1).step_by(capacity.block_tokens);
-    let context = ends.fold(digests.last().copied().unwrap_or(ROOT), |context, digest| mix(context ^ digest));
-    let Sample { sampling, index } = sample;
+    ends.fold(digests.last().copied().unwrap_or(ROOT), |context, digest| mix(context ^ digest))
+}
+
+fn plain(context: u64, sampling: &Sampling, index: u32, vocabulary: usize) -> u32 {
     let draw = if sampling.is_greedy() { 0 } else { mix(sampling.seed ^ mix(u64::from(index) + 1)) };
-    token(context ^ draw, capacity.vocabulary)
+    token(context ^ draw, vocabulary)
+}
+
+/// `first` is far the most likely; the others lie between 0 and 8.
+fn logits(context: u64, first: u32, vocabulary: usize) -> impl Iterator<Item = f32> {
+    let other = move |token: u32| (mix(context ^ u64::from(token)) >> 40) as f32 / (1 << 21) as f32;
+    (0..vocabulary as u32).map(move |token| if token == first { 40.0 } else { other(token) })
 }
 
 fn absorb(digest: u64, token: u32) -> u64 {

@@ -10,6 +10,7 @@ use crate::kv::hash::BlockHash;
 use crate::kv::lease::LeaseId;
 use crate::observe::Stats;
 use crate::request::{FinishReason, NewRequest, Rejected, RequestId};
+use crate::sample::SharedState;
 
 pub(crate) struct Door {
     pub limits: Limits,
@@ -54,6 +55,7 @@ pub(crate) struct Submitted {
     pub tokens: Vec<u32>,
     /// Of the prompt's full blocks; empty without prefix caching.
     pub hashes: Vec<BlockHash>,
+    pub state: Option<SharedState>,
 }
 
 pub(crate) enum Command {

@@ -3,7 +3,7 @@
 use crate::backend::Capacity;
 use crate::config::Config;
 use crate::kv::hash::BlockHasher;
-use crate::request::{NewRequest, Rejected};
+use crate::request::{Named, NewRequest, Rejected};
 
 /// What the door knows without asking the engine; fixed for life.
 #[derive(Debug)]
@@ -46,10 +46,11 @@ impl Limits {
         if stop.len() > self.config.stop_ids_max {
             return Err(Rejected::TooManyStopIds { ids: stop.len(), ids_max: self.config.stop_ids_max });
         }
-        match request.prompt.iter().chain(stop).find(|&&token| token as usize >= vocabulary) {
-            Some(&token) => Err(Rejected::TokenOutsideVocabulary { token, vocabulary }),
-            None => Ok(()),
-        }
+        let named = Named { vocabulary };
+        named.check("prompt", request.prompt.iter().copied())?;
+        named.check("stop_token_ids", stop.iter().copied())?;
+        request.sampling.check()?;
+        request.extras.as_ref().map_or(Ok(()), |extras| extras.check(vocabulary, &self.config))
     }
 
     /// A client aborts a request once, perhaps as it ends by itself: twice the requests that can be open is never reached by

@@ -1,9 +1,18 @@
 //! The sampler against hand calculation, published vectors, and a plain reading of its definition.
 
+use super::philox::{philox4x32_10, uniform};
 use super::*;
+use crate::request::Sampling;
 
-fn sample(temperature: f32, top_k: u32, top_p: f32, seed: u64) -> Sample {
-    Sample { sampling: Sampling { temperature, top_k, top_p, seed }, index: 0 }
+fn sampling(temperature: f32, top_k: u32, top_p: f32, seed: u64) -> Sampling {
+    Sampling { temperature, top_k, top_p, min_p: 0.0, seed }
+}
+
+fn choose(sampler: &mut Sampler, logits: &[f32], sampling: &Sampling, index: u32) -> Result<u32, NoToken> {
+    let sample = Sample { sampling: *sampling, index, state: None };
+    let mut out = Vec::new();
+    sampler.row(Slot(0), &sample, &[], [&mut logits.to_vec()[..]], &mut out);
+    out.pop().expect("a row yields a token").token
 }
 
 /// How often each of `logits` is chosen by `draws` draws.
@@ -11,7 +20,7 @@ fn frequencies(logits: &[f32], sampling: Sampling, draws: u32) -> Vec<f64> {
     let mut sampler = Sampler::new();
     let mut counts = vec![0u32; logits.len()];
     for index in 0..draws {
-        let token = sampler.choose(logits, &Sample { sampling, index }).expect("the logits are numbers");
+        let token = choose(&mut sampler, logits, &sampling, index).expect("the logits are numbers");
         counts[token as usize] += 1;
     }
     counts.iter().map(|&count| f64::from(count) / f64::from(draws)).collect()
@@ -34,12 +43,12 @@ fn philox_gives_the_published_numbers() {
 fn greedy_takes_the_first_of_the_largest() {
     let check = |logits: &[f32], expected| {
         for temperature in [0.0, 9e-6, -1.0] {
-            assert_eq!(Sampler::new().choose(logits, &sample(temperature, 3, 0.5, 7)), expected, "{logits:?}");
+            assert_eq!(choose(&mut Sampler::new(), logits, &sampling(temperature, 3, 0.5, 7), 0), Ok(expected), "{logits:?}");
         }
     };
-    check(&[1.0, 3.0, 2.0], Some(1));
-    check(&[3.0, 1.0, 3.0], Some(0));
-    check(&[f32::NEG_INFINITY, -1e30], Some(1));
+    check(&[1.0, 3.0, 2.0], 1);
+    check(&[3.0, 1.0, 3.0], 0);
+    check(&[f32::NEG_INFINITY, -1e30], 1);
 }
 
 #[test]
@@ -48,7 +57,8 @@ fn what_holds_no_number_is_refused() {
     for logits in [&[1.0, nan][..], &[nan, nan], &[-inf, -inf], &[1.0, inf], &[nan, 1.0, 2.0], &[]] {
         for temperature in [0.0, 1.0] {
             for (top_k, top_p) in [(0, 1.0), (1, 1.0), (0, 0.5)] {
-                assert_eq!(Sampler::new().choose(logits, &sample(temperature, top_k, top_p, 1)), None, "{logits:?}");
+                let chosen = choose(&mut Sampler::new(), logits, &sampling(temperature, top_k, top_p, 1), 0);
+                assert_eq!(chosen, Err(NoToken::NotANumber), "{logits:?}");
             }
         }
     }
@@ -59,7 +69,7 @@ fn what_holds_no_number_is_refused() {
 fn draws_follow_the_distribution_that_is_asked_for() {
     let logits: Vec<f32> = [0.1f32, 0.4, 0.2, 0.3].iter().map(|p| p.ln()).collect();
     let check = |temperature, top_k, top_p, expected: [f64; 4]| {
-        let seen = frequencies(&logits, Sampling { temperature, top_k, top_p, seed: 42 }, 20_000);
+        let seen = frequencies(&logits, sampling(temperature, top_k, top_p, 42), 20_000);
         for (seen, expected) in seen.iter().zip(expected) {
             // Five standard deviations of a share of 20,000 draws are at most 0.018.
             assert!((seen - expected).abs() < 0.018, "{temperature} {top_k} {top_p}: {seen} for {expected}");
@@ -82,18 +92,19 @@ fn draws_follow_the_distribution_that_is_asked_for() {
 
 #[test]
 fn ties_at_the_edge_of_top_k_stay_in() {
-    let seen = frequencies(&[1.0, 2.0, 1.0, 0.0], Sampling { temperature: 1.0, top_k: 2, top_p: 1.0, seed: 3 }, 2000);
+    let seen = frequencies(&[1.0, 2.0, 1.0, 0.0], sampling(1.0, 2, 1.0, 3), 2000);
     assert!(seen[0] > 0.0 && seen[2] > 0.0 && seen[3] == 0.0, "{seen:?}");
 }
 
 /// The definition, read plainly: sort all, cut, walk. Without a cut, the walk is in order of ids.
-fn plainly(logits: &[f32], sample: &Sample) -> Option<u32> {
-    let Sampling { temperature, top_k, top_p, seed } = sample.sampling;
+fn plainly(logits: &[f32], sampling: &Sampling, index: u32) -> Option<u32> {
+    let Sampling { temperature, top_k, top_p, min_p, seed } = *sampling;
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |logit: f32| f64::from(((logit - max) / temperature).exp());
     let mut kept: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    kept.retain(|&(_, logit)| weight(logit) >= f64::from(min_p));
     let top_k = if top_k == 0 { kept.len() } else { kept.len().min(top_k as usize) };
-    if top_k < kept.len() || top_p < 1.0 {
+    if top_k < logits.len() || top_p < 1.0 {
         kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let smallest = kept[top_k - 1].1;
         kept.retain(|&(_, logit)| logit >= smallest);
@@ -109,7 +120,7 @@ fn plainly(logits: &[f32], sample: &Sample) -> Option<u32> {
             keep
         });
     }
-    let target = uniform(seed, sample.index) * kept.iter().map(|&(_, logit)| weight(logit)).sum::<f64>();
+    let target = uniform(seed, index) * kept.iter().map(|&(_, logit)| weight(logit)).sum::<f64>();
     let mut sum = 0.0;
     kept.iter().find_map(|&(token, logit)| {
         sum += weight(logit);
@@ -130,24 +141,22 @@ fn partial_selection_chooses_as_a_full_sort_does() {
             temperature: 0.1 + (b % 30) as f32 / 10.0,
             top_k: c % 3 * (c % 700),
             top_p: (d % 1250) as f32 / 1000.0,
+            min_p: if case % 3 == 0 { (b >> 8) as f32 / (1 << 25) as f32 } else { 0.0 },
             seed: u64::from(d),
         };
-        let sample = Sample { sampling, index: case };
-        assert_eq!(sampler.choose(&logits, &sample), plainly(&logits, &sample), "case {case}: {sampling:?}, {vocabulary} tokens");
+        let chosen = choose(&mut sampler, &logits, &sampling, case).ok();
+        assert_eq!(chosen, plainly(&logits, &sampling, case), "case {case}: {sampling:?}, {vocabulary} tokens");
     }
 }
 
 #[test]
 fn a_draw_depends_on_seed_and_index_alone() {
     let logits: Vec<f32> = (0..100).map(|token| (token as f32 * 0.7).sin()).collect();
-    let sampling = Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed: 9 };
-    let run = |sampler: &mut Sampler| -> Vec<Option<u32>> {
-        (0..50).map(|index| sampler.choose(&logits, &Sample { sampling, index })).collect()
-    };
+    let sampling = sampling(1.0, 50, 0.95, 9);
+    let run =
+        |sampler: &mut Sampler, sampling| -> Vec<_> { (0..50).map(|index| choose(sampler, &logits, &sampling, index)).collect() };
     let mut used = Sampler::new();
-    used.choose(&[1.0; 7], &sample(1.0, 3, 0.5, 1));
-    assert_eq!(run(&mut used), run(&mut Sampler::new()));
-    let other = Sample { sampling: Sampling { seed: 10, ..sampling }, index: 0 };
-    let tokens = |index| used.clone().choose(&logits, &Sample { index, ..other });
-    assert!((0..50).any(|index| tokens(index) != used.clone().choose(&logits, &Sample { sampling, index })));
+    choose(&mut used, &[1.0; 7], &self::sampling(1.0, 3, 0.5, 1), 0).expect("the logits are numbers");
+    assert_eq!(run(&mut used, sampling), run(&mut Sampler::new(), sampling));
+    assert_ne!(run(&mut used, sampling), run(&mut used, sampling.of_choice(1)));
 }

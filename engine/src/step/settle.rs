@@ -3,32 +3,35 @@
 use std::time::Instant;
 
 use super::{Engine, Launch};
-use crate::backend::DeviceError;
+use crate::backend::{DeviceError, NoToken, Sampled};
 use crate::observe::BatchReport;
 use crate::plan::PlannedRow;
-use crate::request::{FinishReason, Output};
+use crate::request::{FinishReason, Logprobs, Output};
 use crate::sequence::State;
 
 impl Engine {
     /// Settles the oldest batch in flight.
     pub(super) fn settle(&mut self) -> Result<(), DeviceError> {
         let Launch { ticket, rows, began } = self.in_flight.pop_front().expect("a batch is in flight");
-        self.sampled.clear();
-        self.backend.settle(ticket, &mut self.sampled)?;
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        outcomes.clear();
+        self.backend.settle(ticket, &mut outcomes)?;
         let now = (self.ports.clock)();
         let ended_before = self.report.finished.len();
-        let sampled = std::mem::take(&mut self.sampled);
-        let mut outcomes = sampled.iter();
+        let (mut sampled, mut scored) = (outcomes.sampled.drain(..).peekable(), outcomes.scored.drain(..));
         for row in &rows {
-            let outcome = row.chunk.sample.map(|_| {
-                let outcome = outcomes.next().expect("the backend yields one token per row that samples");
-                assert_eq!(outcome.slot, row.slot, "the backend yields tokens in row order");
-                outcome.token
+            let scored = row.scores.then(|| {
+                let (slot, scored) = scored.next().expect("the backend yields an entry per row that is scored");
+                assert_eq!(slot, row.slot, "the backend yields scores in row order");
+                scored
             });
-            self.settle_row(row, outcome, now);
+            let samples = usize::from(row.chunk.sample.is_some());
+            let own = std::iter::from_fn(|| sampled.next_if(|sampled| sampled.slot == row.slot)).take(samples);
+            self.settle_row(row, scored, own, now);
         }
-        assert!(outcomes.next().is_none(), "the backend yields one token per row that samples");
-        self.sampled = sampled;
+        assert!(sampled.next().is_none() && scored.next().is_none(), "the backend yields tokens for rows that sample");
+        drop((sampled, scored));
+        self.outcomes = outcomes;
         self.schedule.release_retired(self.schedule.settled + 1);
         if self.report.finished.len() > ended_before {
             self.schedule.sweep();
@@ -38,25 +41,40 @@ impl Engine {
         Ok(())
     }
 
-    /// `outcome` is the row's token where it samples; `Some(None)` means that there is none to choose.
-    fn settle_row(&mut self, row: &PlannedRow, outcome: Option<Option<u32>>, now: Instant) {
+    /// `sampled` are the row's tokens, at least one where it samples; `scored` what is told of its prompt.
+    fn settle_row(
+        &mut self,
+        row: &PlannedRow,
+        scored: Option<Vec<Logprobs>>,
+        sampled: impl Iterator<Item = Sampled>,
+        now: Instant,
+    ) {
         // The request ended while this batch was in flight: what it sampled behind its end is thrown away.
-        let Some(sequence) = self.schedule.table.get_if(row.key, row.id) else { return };
+        let Some(sequence) = self.schedule.table.get_if(row.key, row.id) else {
+            sampled.for_each(drop);
+            return;
+        };
         sequence.in_flight -= 1;
         // After a preemption, what was computed is gone; the token that was sampled from it is as good as ever.
         let resident = sequence.state == State::Running;
         if resident {
             sequence.progress.settled = row.chunk.start + row.chunk.tokens;
         }
-        let end = match outcome {
-            None => None,
-            Some(Some(token)) => self.take_token(row, token, now),
-            Some(None) => {
-                // What made these logits may be in the blocks, and would fail whoever finds them in the cache.
-                self.schedule.kv.forget(&self.schedule.table.get(row.key).blocks);
-                Some(FinishReason::Error("the model's output holds no number to choose a token from".into()))
+        let mut end = None;
+        if let Some(scored) = scored
+            && !sequence.sink.put(Output::PromptLogprobs(scored))
+        {
+            end = Some(FinishReason::Aborted);
+        }
+        let mut yielded = 0;
+        for sampled in sampled {
+            yielded += 1;
+            // Behind an end, the rest is thrown away.
+            if end.is_none() {
+                end = self.take_token(row, sampled, now);
             }
-        };
+        }
+        assert!(row.chunk.sample.is_none() || yielded > 0, "the backend yields a token per row that samples");
         if resident && self.door.limits.config.prefix_caching && !matches!(end, Some(FinishReason::Error(_))) {
             self.schedule.offer(row.key, &mut self.hasher);
         }
@@ -66,7 +84,17 @@ impl Engine {
     }
 
     /// Passes a token on; says whether its request ends with it.
-    fn take_token(&mut self, row: &PlannedRow, token: u32, now: Instant) -> Option<FinishReason> {
+    fn take_token(&mut self, row: &PlannedRow, sampled: Sampled, now: Instant) -> Option<FinishReason> {
+        let token = match sampled.token {
+            Ok(token) => token,
+            Err(why) => {
+                if why == NoToken::NotANumber {
+                    // What made these logits may be in the blocks, and would fail whoever finds them in the cache.
+                    self.schedule.kv.forget(&self.schedule.table.get(row.key).blocks);
+                }
+                return Some(FinishReason::Error(why.to_string()));
+            }
+        };
         let sequence = self.schedule.table.get_mut(row.key);
         assert!((token as usize) < self.door.limits.capacity.vocabulary, "the backend sampled token {token}");
         assert_eq!(Some(sequence.generated()), row.chunk.sample, "tokens settle in order");
@@ -80,8 +108,9 @@ impl Engine {
             Some(last) => self.report.inter_token.push(now.saturating_duration_since(last)),
         }
         sequence.last_token = Some(now);
-        let read = sequence.sink.put(Output::Token(token));
+        let read = sequence.sink.put(Output::Token { token, logprobs: sampled.logprobs });
         let ended = sequence.ended(self.door.limits.length_max);
+        let ended = ended.or_else(|| sampled.ended.then_some(FinishReason::MaskEnded));
         ended.or_else(|| (!read).then_some(FinishReason::Aborted))
     }
 

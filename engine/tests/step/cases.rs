@@ -16,7 +16,7 @@ use engine::step::Activity;
 use crate::world::{Ask, POISON, World, ask};
 
 const DEVICE: Capacity =
-    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 32, slots: 4, batch_tokens: 16 };
+    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 32, slots: 4, batch_tokens: 16, logit_rows: 12 };
 
 fn world(lag: usize) -> World {
     World::new(DEVICE, lag, Config::for_device(&DEVICE))

@@ -95,6 +95,7 @@ fn cases() -> impl Strategy<Value = Case> {
             kv_blocks,
             slots,
             batch_tokens: slots + more_tokens,
+            logit_rows: slots + more_tokens / 2,
         };
         let config = Config {
             prefill_chunk_tokens_max: chunk,

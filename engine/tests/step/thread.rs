@@ -4,8 +4,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use domain::ExtraKeys;
+use engine::backend::Capacity;
 use engine::backend::fake::{Fake, RealTime, Speed, expected};
-use engine::backend::{Capacity, Sample};
 use engine::config::{Config, HASH_SEED};
 use engine::handle::Handle;
 use engine::kv::hash::BlockHasher;
@@ -13,7 +13,7 @@ use engine::request::{FinishReason, FinishRules, Finished, NewRequest, Output, R
 use engine::step::{Engine, Ports};
 
 const DEVICE: Capacity =
-    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 32, slots: 4, batch_tokens: 16 };
+    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 32, slots: 4, batch_tokens: 16, logit_rows: 12 };
 
 fn start(config: Config) -> (Handle, std::thread::JoinHandle<()>) {
     let fake = Fake::new(DEVICE, Speed::INSTANT, Box::new(RealTime));
@@ -27,6 +27,8 @@ fn request(prompt: &[u32], tokens_max: u32) -> (NewRequest, mpsc::Receiver<Outpu
         prompt: prompt.into(),
         extra: ExtraKeys::default(),
         sampling: Sampling::GREEDY,
+        extras: None,
+        mask: None,
         finish: FinishRules { tokens_max, ..FinishRules::default() },
         kv_transfer: Some("{}".into()),
         remote_kv: false,
@@ -39,7 +41,7 @@ fn request(prompt: &[u32], tokens_max: u32) -> (NewRequest, mpsc::Receiver<Outpu
 fn continued(prompt: &[u32], tokens: usize) -> Vec<u32> {
     let mut sequence = prompt.to_vec();
     for index in 0..tokens {
-        sequence.push(expected(&sequence, Sample { sampling: Sampling::GREEDY, index: index as u32 }, &DEVICE));
+        sequence.push(expected(&sequence, &Sampling::GREEDY, index as u32, &DEVICE));
     }
     sequence.split_off(prompt.len())
 }
@@ -52,7 +54,7 @@ fn a_request_is_admitted_answered_and_finished() {
     handle.submit(request).expect("there is room");
     let outputs: Vec<Output> = outputs.iter().collect();
     let mut wanted = vec![Output::Admitted { cached_tokens: 0 }];
-    wanted.extend(continued(&prompt, 9).into_iter().map(Output::Token));
+    wanted.extend(continued(&prompt, 9).into_iter().map(|token| Output::Token { token, logprobs: None }));
     wanted.push(Output::Finished(Finished {
         reason: FinishReason::Length,
         prompt_tokens: 21,
@@ -83,8 +85,8 @@ fn many_threads_get_what_each_would_get_alone() {
                     let tokens_seen: Vec<u32> = outputs
                         .iter()
                         .filter_map(|output| match output {
-                            Output::Token(token) => Some(token),
-                            Output::Admitted { .. } | Output::Finished(_) => None,
+                            Output::Token { token, .. } => Some(token),
+                            Output::Admitted { .. } | Output::PromptLogprobs(_) | Output::Finished(_) => None,
                         })
                         .collect();
                     assert_eq!(tokens_seen, continued(&prompt, tokens as usize), "client {client} turn {turn}");
@@ -113,8 +115,12 @@ fn the_door_refuses_what_the_engine_cannot_serve() {
     check(&[], &[], Rejected::EmptyPrompt);
     check(&[0; 64], &[], Rejected::PromptTooLong { tokens: 64, context_length: 64 });
     check(&[0; 48], &[], Rejected::NeverFits { blocks: 13, pool_blocks: 12 });
-    check(&[0, 1000], &[], Rejected::TokenOutsideVocabulary { token: 1000, vocabulary: 1000 });
-    check(&[0], &[1, u32::MAX], Rejected::TokenOutsideVocabulary { token: u32::MAX, vocabulary: 1000 });
+    check(&[0, 1000], &[], Rejected::TokenOutsideVocabulary { parameter: "prompt", token: 1000, vocabulary: 1000 });
+    check(
+        &[0],
+        &[1, u32::MAX],
+        Rejected::TokenOutsideVocabulary { parameter: "stop_token_ids", token: u32::MAX, vocabulary: 1000 },
+    );
     check(&[0], &[1, 2, 3], Rejected::TooManyStopIds { ids: 3, ids_max: 2 });
 }
 

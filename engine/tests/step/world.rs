@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use domain::ExtraKeys;
 use engine::backend::fake::{Fake, Pace, Speed, expected};
-use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Sample, Sampled, Slot, Ticket};
+use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, NoToken, Outcomes, Row, Slot, Ticket};
 use engine::config::Config;
 use engine::handle::{Handle, RemoteOutcome};
 use engine::kv::event::{KvBatch, KvEvent, Stored};
@@ -66,6 +66,8 @@ impl Watched {
         let capacity = self.fake.capacity();
         let tokens: usize = batch.rows.iter().map(|row| row.input.len()).sum();
         assert!(tokens <= self.limits.max_num_batched_tokens, "{tokens} tokens are beyond the budget");
+        let logit_rows: usize = batch.rows.iter().map(Row::logit_rows).sum();
+        assert!(logit_rows <= capacity.logit_rows, "{logit_rows} rows of logits");
         assert!(!batch.rows.is_empty() && batch.rows.len() <= self.limits.max_num_seqs);
         let mut uses: Vec<RowUse> = Vec::new();
         for row in &batch.rows {
@@ -120,13 +122,13 @@ impl Backend for Device {
         Ok(ticket)
     }
 
-    fn settle(&mut self, ticket: Ticket, out: &mut Vec<Sampled>) -> Result<(), DeviceError> {
+    fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError> {
         let mut watched = self.0.lock().unwrap();
-        let from = out.len();
+        let from = out.sampled.len();
         watched.fake.settle(ticket, out)?;
-        for sampled in &mut out[from..] {
+        for sampled in &mut out.sampled[from..] {
             if watched.poisoned.contains(&(ticket, sampled.slot)) {
-                sampled.token = None;
+                sampled.token = Err(NoToken::NotANumber);
             }
         }
         let (oldest, _) = watched.in_flight.pop_front().unwrap();
@@ -231,7 +233,7 @@ impl Ask {
     pub fn answer(&self, capacity: &Capacity, length_max: usize) -> (Vec<u32>, FinishReason) {
         let mut sequence = self.prompt.clone();
         for index in 0.. {
-            let token = expected(&sequence, Sample { sampling: self.sampling, index }, capacity);
+            let token = expected(&sequence, &self.sampling, index, capacity);
             sequence.push(token);
             let reason = if self.eos.contains(&token) {
                 FinishReason::Eos
@@ -286,6 +288,8 @@ impl World {
             prompt: ask.prompt.as_slice().into(),
             extra: ask.extra.clone(),
             sampling: ask.sampling,
+            extras: None,
+            mask: None,
             finish: FinishRules { tokens_max: ask.tokens_max, eos: ask.eos.clone(), stop: ask.stop.clone() },
             kv_transfer: Some("params".into()),
             remote_kv: ask.remote,
@@ -343,7 +347,8 @@ impl World {
             assert_eq!(reason, None, "nothing comes behind the end");
             match output {
                 Output::Admitted { .. } => assert_eq!(i, 0, "a request is admitted once, first of all"),
-                Output::Token(token) => tokens.push(token),
+                Output::Token { token, .. } => tokens.push(token),
+                Output::PromptLogprobs(_) => {}
                 Output::Finished(finished) => {
                     assert_eq!(finished.generated_tokens as usize, tokens.len());
                     assert_eq!(finished.kv_transfer.as_deref(), Some("params"));

@@ -1,7 +1,7 @@
 //! What the backend promises besides tokens: refusals that name the trouble, and progress that ends.
 
 use domain::{Fault, FaultKind};
-use engine::backend::{Backend, Batch, BlockId, Input, Row, Sample, Slot};
+use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
 use engine_cpu::{CpuBackend, CpuError, CpuOptions, KvSize};
 
@@ -10,9 +10,9 @@ use crate::support::{fixtures, options};
 
 /// One prompt of three tokens in block 0, and what `change` makes of it.
 fn batch(change: impl FnOnce(&mut Batch)) -> Batch {
-    let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0 });
-    let row = Row { slot: Slot(0), input: Input::Tokens(0..3), start: 0, blocks: 0..1, sample };
-    let mut batch = Batch { rows: vec![row], tokens: vec![5, 6, 7], blocks: vec![BlockId(0)] };
+    let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
+    let row = Row { slot: Slot(0), input: Input::Tokens(0..3), start: 0, blocks: 0..1, sample, drafts: 0, scored: None };
+    let mut batch = Batch { rows: vec![row], tokens: vec![5, 6, 7], blocks: vec![BlockId(0)], ..Batch::default() };
     change(&mut batch);
     batch
 }
@@ -24,9 +24,9 @@ fn check_refused(change: impl FnOnce(&mut Batch), says: &str) {
     assert!(error.contains(says), "{error:?} does not say {says:?}");
     // The device goes on as if nothing had been asked.
     let ticket = backend.launch(&batch(|_| {})).expect("the batch is within the capacity");
-    let mut sampled = Vec::new();
+    let mut sampled = Outcomes::default();
     backend.settle(ticket, &mut sampled).expect("nothing fails");
-    assert_eq!(sampled.len(), 1);
+    assert_eq!(sampled.sampled.len(), 1);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn request(number: usize) -> (Vec<u32>, Sampling) {
     let len = 1 + number * 37 % 120;
     let shared = if number.is_multiple_of(3) { 33 } else { 0 };
     let prompt = (0..shared).map(token).chain((0..len).map(|at| token(1000 * (number + 1) + at))).collect();
-    let drawn = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, seed: number as u64 };
+    let drawn = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.0, seed: number as u64 };
     (prompt, if number % 4 == 1 { drawn } else { Sampling::GREEDY })
 }
 
@@ -62,8 +62,8 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Vec<u32>>, Stats) {
                 let tokens = Arc::clone(tokens);
                 let sink = move |output: Output| {
                     match output {
-                        Output::Token(token) => tokens.lock().expect("nobody panics").push(token),
-                        Output::Admitted { .. } | Output::Finished(Finished { .. }) => {}
+                        Output::Token { token, .. } => tokens.lock().expect("nobody panics").push(token),
+                        Output::Admitted { .. } | Output::PromptLogprobs(_) | Output::Finished(Finished { .. }) => {}
                     }
                     true
                 };
@@ -72,6 +72,8 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Vec<u32>>, Stats) {
                     prompt: prompt.into(),
                     extra: ExtraKeys::default(),
                     sampling,
+                    extras: None,
+                    mask: None,
                     finish,
                     kv_transfer: None,
                     remote_kv: false,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use engine::backend::{Backend, Batch, BlockId, Input, Row, Sample, Slot};
+use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
 use engine_cpu::{CpuBackend, CpuOptions, KvSize};
 use serde::Deserialize;
@@ -67,7 +67,7 @@ pub fn generate(backend: &mut dyn Backend, requests: &[Request<'_>], chunk: usiz
     };
     let mut outputs = vec![Vec::new(); count];
     let mut computed = vec![0; count];
-    let mut sampled = Vec::new();
+    let mut sampled = Outcomes::default();
     while (0..count).any(|request| outputs[request].len() < requests[request].tokens) {
         let mut batch = Batch::default();
         let mut budget = capacity.batch_tokens;
@@ -89,13 +89,24 @@ pub fn generate(backend: &mut dyn Backend, requests: &[Request<'_>], chunk: usiz
             computed[number] = end;
             let blocks: Range<usize> = batch.blocks.len()..batch.blocks.len() + end.div_ceil(capacity.block_tokens);
             batch.blocks.extend(blocks_of(number, end));
-            let sample =
-                (end >= prompt.len()).then(|| Sample { sampling: Sampling::GREEDY, index: outputs[number].len() as u32 });
-            batch.rows.push(Row { slot: Slot(number as u32), input, start: start as u32, blocks, sample });
+            let sample = (end >= prompt.len()).then(|| Sample {
+                sampling: Sampling::GREEDY,
+                index: outputs[number].len() as u32,
+                state: None,
+            });
+            batch.rows.push(Row {
+                slot: Slot(number as u32),
+                input,
+                start: start as u32,
+                blocks,
+                sample,
+                drafts: 0,
+                scored: None,
+            });
         }
         let ticket = backend.launch(&batch).expect("the batch is within the capacity");
         backend.settle(ticket, &mut sampled).expect("nothing fails");
-        for sampled in sampled.drain(..) {
+        for sampled in sampled.sampled.drain(..) {
             outputs[sampled.slot.0 as usize].push(sampled.token.expect("logits are numbers"));
         }
     }

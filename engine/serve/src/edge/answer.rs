@@ -46,7 +46,10 @@ impl ApiError {
             Rejected::EmptyPrompt | Rejected::PromptTooLong { .. } | Rejected::NeverFits { .. } => {
                 Self::parameter(prompt, message)
             }
-            Rejected::TokenOutsideVocabulary { .. } => Self::parameter(prompt, message),
+            Rejected::TokenOutsideVocabulary { parameter: "prompt", .. } => Self::parameter(prompt, message),
+            Rejected::TokenOutsideVocabulary { parameter, .. } | Rejected::Parameter { parameter, .. } => {
+                Self::parameter(parameter, message)
+            }
             Rejected::TooManyStopIds { .. } => Self::parameter("stop_token_ids", message),
             Rejected::QueueFull { .. } | Rejected::QueueTokensFull { .. } | Rejected::Draining | Rejected::EngineDead => {
                 Self::unavailable(message)

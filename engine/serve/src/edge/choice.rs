@@ -150,8 +150,9 @@ impl Choice {
                 self.times.admitted = Some(Instant::now());
                 return Ok(None);
             }
-            Output::Token(_) if self.stopped.is_some() => return Ok(None),
-            Output::Token(token) => self.token(token),
+            Output::Token { .. } | Output::PromptLogprobs(_) if self.stopped.is_some() => return Ok(None),
+            Output::PromptLogprobs(_) => return Ok(None),
+            Output::Token { token, logprobs: _ } => self.token(token),
             Output::Finished(finished) => self.finish(finished)?,
         };
         self.ended = piece.end.is_some();
@@ -219,7 +220,7 @@ impl Choice {
             return Ok(Piece { end: Some(End::stop(Some(stop), kv_transfer)), ..Piece::default() });
         }
         let mut end = match finished.reason {
-            FinishReason::Eos | FinishReason::Stop => End::stop(None, kv_transfer),
+            FinishReason::Eos | FinishReason::Stop | FinishReason::MaskEnded => End::stop(None, kv_transfer),
             FinishReason::StopId(id) => End::stop(Some(id.into()), kv_transfer),
             FinishReason::Length => End { finish_reason: "length", stop_reason: None, kv_transfer },
             FinishReason::Aborted => End { finish_reason: "abort", stop_reason: None, kv_transfer },

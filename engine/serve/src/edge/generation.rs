@@ -143,6 +143,8 @@ impl Generation {
         let request = NewRequest {
             extra: plan.extra.clone(),
             sampling,
+            extras: None,
+            mask: None,
             finish: plan.finish(prompt.len(), door.handle.limits().length_max),
             prompt,
             kv_transfer: plan.kv_transfer.clone(),
@@ -185,7 +187,7 @@ impl Generation {
     }
 
     fn take(&mut self, index: u32, output: Output) -> Option<Result<Indexed, ApiError>> {
-        if matches!(output, Output::Token(_) | Output::Finished(_))
+        if matches!(output, Output::Token { .. } | Output::Finished(_))
             && let Err(refused) = self.follow(index)
         {
             return Some(Err(refused));

@@ -9,12 +9,19 @@ use crate::server::{Server, fixture, instant, path};
 
 /// The fake backend's own answer, without an engine around it.
 pub fn oracle(prompt: &[u32], tokens: usize, seed: Option<u64>) -> Vec<u32> {
-    let capacity =
-        Capacity { vocabulary: 761, context_length: 1024, block_tokens: 16, kv_blocks: 16_384, slots: 64, batch_tokens: 512 };
-    let sampling = seed.map_or(Sampling::GREEDY, |seed| Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed });
+    let capacity = Capacity {
+        vocabulary: 761,
+        context_length: 1024,
+        block_tokens: 16,
+        kv_blocks: 16_384,
+        slots: 64,
+        batch_tokens: 512,
+        logit_rows: 96,
+    };
+    let sampling = seed.map_or(Sampling::GREEDY, |seed| Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed });
     let mut sequence = prompt.to_vec();
     for index in 0..tokens as u32 {
-        sequence.push(expected(&sequence, engine::backend::Sample { sampling, index }, &capacity));
+        sequence.push(expected(&sequence, &sampling, index, &capacity));
     }
     sequence.split_off(prompt.len())
 }

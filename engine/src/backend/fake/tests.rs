@@ -3,10 +3,11 @@
 use std::cell::Cell;
 
 use super::*;
+use crate::backend::Sample;
 use crate::request::Sampling;
 
 const CAPACITY: Capacity =
-    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 8, slots: 2, batch_tokens: 64 };
+    Capacity { vocabulary: 1000, context_length: 64, block_tokens: 4, kv_blocks: 8, slots: 2, batch_tokens: 64, logit_rows: 2 };
 
 /// A clock that moves only in [`Pace::sleep`].
 struct Still(Instant, Cell<Duration>);
@@ -26,17 +27,17 @@ fn fake(speed: Speed) -> Fake {
 }
 
 fn batch(tokens: &[u32], start: u32, table: &[u32]) -> Batch {
-    let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0 });
+    let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
     let input = if tokens.is_empty() { Input::Last } else { Input::Tokens(0..tokens.len()) };
-    let row = Row { slot: super::super::Slot(0), input, start, blocks: 0..table.len(), sample };
-    Batch { rows: vec![row], tokens: tokens.to_vec(), blocks: table.iter().copied().map(BlockId).collect() }
+    let row = Row { slot: super::super::Slot(0), input, start, blocks: 0..table.len(), sample, drafts: 0, scored: None };
+    Batch { rows: vec![row], tokens: tokens.to_vec(), blocks: table.iter().copied().map(BlockId).collect(), ..Batch::default() }
 }
 
 fn run(fake: &mut Fake, batch: &Batch) -> u32 {
-    let mut out = Vec::new();
+    let mut out = Outcomes::default();
     let ticket = fake.launch(batch).expect("the fake device does not fail");
     fake.settle(ticket, &mut out).expect("the ticket is the oldest");
-    out[0].token.expect("the fake device finds a number")
+    out.sampled[0].token.clone().expect("the fake device finds a number")
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn it_takes_the_time_that_it_was_told() {
     // The second is launched while the first computes, and ends one step later.
     let tickets = [20, 21].map(|start| fake.launch(&batch(&[], start, &[0, 1, 2, 3, 4, 5])).expect("it does not fail"));
     assert_eq!(took(&fake), 30, "a launch does not wait");
-    let mut out = Vec::new();
+    let mut out = Outcomes::default();
     for (ticket, ms) in tickets.into_iter().zip([40, 50]) {
         fake.settle(ticket, &mut out).expect("tickets settle in order");
         assert_eq!(took(&fake), ms);
@@ -69,8 +70,7 @@ fn the_slowest_device_still_has_a_time() {
 #[test]
 fn its_tokens_are_a_function_of_the_sequence() {
     let sequence: Vec<u32> = (7..17).collect();
-    let sample = Sample { sampling: Sampling::GREEDY, index: 0 };
-    let token = expected(&sequence, sample, &CAPACITY);
+    let token = expected(&sequence, &Sampling::GREEDY, 0, &CAPACITY);
     let mut whole = fake(Speed::INSTANT);
     assert_eq!(run(&mut whole, &batch(&sequence, 0, &[5, 1, 3])), token);
     let mut chunked = fake(Speed::INSTANT);
@@ -79,13 +79,17 @@ fn its_tokens_are_a_function_of_the_sequence() {
     assert_eq!(run(&mut chunked, &batch(&sequence[9..], 9, &[0, 7, 2])), token);
     let mut next = sequence.clone();
     next.push(token);
-    assert_eq!(run(&mut chunked, &batch(&[], 10, &[0, 7, 2])), expected(&next, sample, &CAPACITY), "the slot's last token");
+    assert_eq!(
+        run(&mut chunked, &batch(&[], 10, &[0, 7, 2])),
+        expected(&next, &Sampling::GREEDY, 0, &CAPACITY),
+        "the slot's last token"
+    );
 }
 
 #[test]
 fn a_wrong_block_anywhere_in_the_table_changes_its_token() {
     let sequence: Vec<u32> = (7..17).collect();
-    let token = expected(&sequence, Sample { sampling: Sampling::GREEDY, index: 0 }, &CAPACITY);
+    let token = expected(&sequence, &Sampling::GREEDY, 0, &CAPACITY);
     for wrong in 0..3 {
         let mut fake = fake(Speed::INSTANT);
         run(&mut fake, &batch(&[9; 32], 0, &[0, 1, 2, 3, 4, 5, 6, 7]));

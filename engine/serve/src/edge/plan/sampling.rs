@@ -29,5 +29,5 @@ pub fn sampling(request: &Request, defaults: &Generation) -> Result<Sampling, Ap
         }
     };
     let seed = request.seed.map_or(0, |seed| seed as u64);
-    Ok(Sampling { temperature, top_k, top_p, seed })
+    Ok(Sampling { temperature, top_k, top_p, min_p: 0.0, seed })
 }

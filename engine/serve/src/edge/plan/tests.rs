@@ -19,7 +19,7 @@ fn plan(endpoint: Endpoint, body: Value) -> Result<Plan, ApiError> {
 #[test]
 fn defaults_are_the_models_then_openais() {
     let chat = plan(Endpoint::Chat, json!({"seed": -1})).expect("nothing wrong");
-    assert_eq!(chat.sampling, Sampling { temperature: 0.6, top_k: 0, top_p: 0.9, seed: u64::MAX });
+    assert_eq!(chat.sampling, Sampling { temperature: 0.6, top_k: 0, top_p: 0.9, min_p: 0.0, seed: u64::MAX });
     assert_eq!(chat.finish(100, 512), FinishRules { tokens_max: 412, eos: vec![2], stop: vec![] });
     let completion = plan(Endpoint::Completion, json!({"ignore_eos": true, "stop_token_ids": [7]})).expect("nothing wrong");
     assert_eq!(completion.finish(100, 512), FinishRules { tokens_max: 16, eos: vec![], stop: vec![7] });

@@ -28,7 +28,15 @@ const SCRIPTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixture
 
 /// An engine that never steps: what it would say, the test says.
 fn idle_engine() -> (engine::step::Engine, Ready) {
-    let capacity = Capacity { vocabulary: 320, context_length: 64, block_tokens: 16, kv_blocks: 16, slots: 4, batch_tokens: 64 };
+    let capacity = Capacity {
+        vocabulary: 320,
+        context_length: 64,
+        block_tokens: 16,
+        kv_blocks: 16,
+        slots: 4,
+        batch_tokens: 64,
+        logit_rows: 12,
+    };
     let speed = Speed { step: Duration::ZERO, ..Speed::INSTANT };
     let backend = Box::new(Fake::new(capacity, speed, Box::new(RealTime)));
     let limits = engine::config::Config::for_device(&capacity);
@@ -78,7 +86,7 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
 }
 
 fn token(byte: u8) -> Output {
-    Output::Token(byte.into())
+    Output::Token { token: byte.into(), logprobs: None }
 }
 
 #[tokio::test]
