@@ -1,6 +1,11 @@
 //! Models: from tensors by name to logits. A new architecture is one file here and one line in [`load`]'s table.
 
+mod gemma3;
 mod llama;
+mod mixtral;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
 
 use engine_assets::{ModelConfig, TensorIndex, TensorInfo};
 
@@ -21,7 +26,14 @@ pub fn load<D: Device + 'static>(
     tensors: &TensorIndex,
     device: &mut D,
 ) -> Result<Box<dyn Model<D>>, ModelError> {
-    let table: [(&str, Load<D>); 1] = [("llama", llama::load)];
+    let table: [(&str, Load<D>); 6] = [
+        ("llama", llama::load),
+        ("qwen2", qwen2::load),
+        ("qwen3", qwen3::load),
+        ("qwen3_moe", qwen3_moe::load),
+        ("mixtral", mixtral::load),
+        ("gemma3", gemma3::load),
+    ];
     match table.iter().find(|(architecture, _)| *architecture == config.architecture) {
         Some((_, load)) => load(config, &mut Weights { device, tensors }),
         None => Err(ModelError::Architecture {
@@ -51,14 +63,15 @@ impl<'a, D: Device> Weights<'a, D> {
         self.device.matrix(&parts).map_err(|error| ModelError::tensor(&names, error.to_string()))
     }
 
-    /// Concatenates the chosen parts of the named tensors.
+    /// Concatenates the chosen parts of the named tensors and adds `offset` to every value.
     pub fn vector(
         &mut self,
         names: impl Iterator<Item = String>,
+        offset: f32,
         choose: impl Fn(&str, &'a TensorInfo) -> Result<Part<'a>, ModelError>,
     ) -> Result<D::Vector, ModelError> {
         let (names, parts) = self.parts(names, &choose)?;
-        self.device.vector(&parts, 0.0).map_err(|error| ModelError::tensor(&names, error.to_string()))
+        self.device.vector(&parts, offset).map_err(|error| ModelError::tensor(&names, error.to_string()))
     }
 
     fn parts(&self, names: impl Iterator<Item = String>, choose: Choose<'_, 'a>) -> Result<(String, Vec<Part<'a>>), ModelError> {

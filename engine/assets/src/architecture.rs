@@ -1,76 +1,92 @@
-//! The one table of what each architecture reads from a file, and the check of a file against it.
+//! What each architecture reads from a file, and the check of a file against it.
+
+mod table;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::ModelConfig;
+use self::table::ARCHITECTURES;
+use crate::config::{ModelConfig, RopePairing};
 use crate::error::{AssetsError, ErrorKind, Quoted};
 use crate::tensors::{TensorIndex, TensorInfo};
 
-/// A tensor of an architecture. `{}` in a name stands for the layer's number.
+/// A tensor of an architecture. `{}` in a name stands for the layer's number, `{e}` for the expert's.
 struct Tensor {
-    /// Hugging Face's name.
+    /// Hugging Face's name. With `{e}` there is one for each expert.
     name: &'static str,
-    /// llama.cpp's name.
+    /// llama.cpp's name. With no `{e}` where `name` has one, all experts lie in one tensor, one after the other.
     gguf: &'static str,
     shape: fn(&ModelConfig) -> Vec<usize>,
-    /// Whether a model of this configuration must have it. A tensor that it must not have is not read, and warned of.
-    wanted: fn(&ModelConfig) -> bool,
+    /// Whether this layer of a model of this configuration must have it. A tensor that it must not have is not read, and warned of.
+    wanted: fn(&ModelConfig, usize) -> bool,
 }
 
-/// The names under which files call an architecture, and its tensors.
+/// Whether projections of an architecture have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bias {
+    Never,
+    Always,
+    /// `attention_bias` of the configuration says.
+    Configured,
+}
+
+/// Which layers see only the last `sliding_window` positions, where the configuration has no list of `layer_types`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Windowed {
+    Never,
+    /// All, if the configuration has a `sliding_window`.
+    All,
+    /// All, if `use_sliding_window`.
+    AllIfUsed,
+    /// Those from `max_window_layers` on, if `use_sliding_window`.
+    LateIfUsed,
+    /// All but each sixth, or as `sliding_window_pattern` says.
+    AllButEachSixth,
+}
+
+/// The names under which files call an architecture, what it takes for granted, and its tensors.
 pub(crate) struct Architecture {
-    /// As the engine calls it; GGUF's `general.architecture`, Hugging Face's `model_type`.
+    /// As the engine calls it.
     pub name: &'static str,
+    /// Hugging Face's `model_type`.
+    pub model_type: &'static str,
     /// Hugging Face's `architectures[0]`.
     pub class: &'static str,
+    /// GGUF's `general.architecture`, with or without experts.
+    pub gguf: (&'static str, Experts),
+    /// What a file may leave out.
+    pub defaults: Defaults,
+    pub qkv_bias: Bias,
+    pub output_bias: Bias,
+    pub windowed: Windowed,
+    /// `hidden_act` that its feed-forward layers compute.
+    pub activation: &'static str,
+    /// Whether GGUF files permute the rows of q and k.
+    pub gguf_pairing: RopePairing,
+    /// Whether embeddings are multiplied by the root of their width, and norms by 1 + their weight.
+    pub gemma: bool,
+    tensors: &'static [&'static [Tensor]],
+}
+
+/// Whether an architecture is a mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Experts {
+    None,
+    Many,
+}
+
+/// What transformers takes where `config.json` is silent.
+pub(crate) struct Defaults {
     /// Whether an absent `tie_word_embeddings` means tied.
-    pub tied_by_default: bool,
-    tensors: &'static [Tensor],
+    pub tied: bool,
+    /// `None`: `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    pub rms_norm_eps: f64,
+    pub rope_theta: f64,
 }
 
-/// All architectures that the engine runs.
-pub(crate) const ARCHITECTURES: &[Architecture] = &[LLAMA];
-
-const LLAMA: Architecture =
-    Architecture { name: "llama", class: "LlamaForCausalLM", tied_by_default: false, tensors: LLAMA_TENSORS };
-
-const fn always(_: &ModelConfig) -> bool {
-    true
-}
-
-fn attention_bias(config: &ModelConfig) -> bool {
-    config.attention_bias
-}
-
-fn mlp_bias(config: &ModelConfig) -> bool {
-    config.mlp_bias
-}
-
+/// The output head.
 const HEAD: &str = "lm_head.weight";
-
-#[rustfmt::skip]
-const LLAMA_TENSORS: &[Tensor] = &[
-    Tensor { name: "model.embed_tokens.weight", gguf: "token_embd.weight", shape: |c| vec![c.vocab_size, c.hidden_size], wanted: always },
-    Tensor { name: "model.norm.weight", gguf: "output_norm.weight", shape: |c| vec![c.hidden_size], wanted: always },
-    Tensor { name: HEAD, gguf: "output.weight", shape: |c| vec![c.vocab_size, c.hidden_size], wanted: |c| !c.tie_word_embeddings },
-    Tensor { name: "model.layers.{}.input_layernorm.weight", gguf: "blk.{}.attn_norm.weight", shape: |c| vec![c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.self_attn.q_proj.weight", gguf: "blk.{}.attn_q.weight", shape: |c| vec![c.heads * c.head_dim, c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.self_attn.k_proj.weight", gguf: "blk.{}.attn_k.weight", shape: |c| vec![c.kv_heads * c.head_dim, c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.self_attn.v_proj.weight", gguf: "blk.{}.attn_v.weight", shape: |c| vec![c.kv_heads * c.head_dim, c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.self_attn.o_proj.weight", gguf: "blk.{}.attn_output.weight", shape: |c| vec![c.hidden_size, c.heads * c.head_dim], wanted: always },
-    Tensor { name: "model.layers.{}.self_attn.q_proj.bias", gguf: "blk.{}.attn_q.bias", shape: |c| vec![c.heads * c.head_dim], wanted: attention_bias },
-    Tensor { name: "model.layers.{}.self_attn.k_proj.bias", gguf: "blk.{}.attn_k.bias", shape: |c| vec![c.kv_heads * c.head_dim], wanted: attention_bias },
-    Tensor { name: "model.layers.{}.self_attn.v_proj.bias", gguf: "blk.{}.attn_v.bias", shape: |c| vec![c.kv_heads * c.head_dim], wanted: attention_bias },
-    Tensor { name: "model.layers.{}.self_attn.o_proj.bias", gguf: "blk.{}.attn_output.bias", shape: |c| vec![c.hidden_size], wanted: attention_bias },
-    Tensor { name: "model.layers.{}.post_attention_layernorm.weight", gguf: "blk.{}.ffn_norm.weight", shape: |c| vec![c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.mlp.gate_proj.weight", gguf: "blk.{}.ffn_gate.weight", shape: |c| vec![c.intermediate_size, c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.mlp.up_proj.weight", gguf: "blk.{}.ffn_up.weight", shape: |c| vec![c.intermediate_size, c.hidden_size], wanted: always },
-    Tensor { name: "model.layers.{}.mlp.down_proj.weight", gguf: "blk.{}.ffn_down.weight", shape: |c| vec![c.hidden_size, c.intermediate_size], wanted: always },
-    Tensor { name: "model.layers.{}.mlp.gate_proj.bias", gguf: "blk.{}.ffn_gate.bias", shape: |c| vec![c.intermediate_size], wanted: mlp_bias },
-    Tensor { name: "model.layers.{}.mlp.up_proj.bias", gguf: "blk.{}.ffn_up.bias", shape: |c| vec![c.intermediate_size], wanted: mlp_bias },
-    Tensor { name: "model.layers.{}.mlp.down_proj.bias", gguf: "blk.{}.ffn_down.bias", shape: |c| vec![c.hidden_size], wanted: mlp_bias },
-];
 
 /// What a file calls its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +109,9 @@ pub(crate) struct Found {
 }
 
 impl Architecture {
-    /// By `general.architecture` or `model_type`.
-    pub fn by_name(name: &str) -> Option<&'static Self> {
-        ARCHITECTURES.iter().find(|architecture| architecture.name == name)
+    /// By `model_type`.
+    pub fn by_model_type(name: &str) -> Option<&'static Self> {
+        ARCHITECTURES.iter().find(|architecture| architecture.model_type == name)
     }
 
     /// By the name of its class in transformers.
@@ -103,9 +119,20 @@ impl Architecture {
         ARCHITECTURES.iter().find(|architecture| architecture.class == class)
     }
 
+    /// By `general.architecture`, which can be the same with and without experts.
+    pub fn by_gguf(name: &str, experts: bool) -> Option<&'static Self> {
+        let experts = if experts { Experts::Many } else { Experts::None };
+        ARCHITECTURES.iter().find(|architecture| architecture.gguf == (name, experts))
+    }
+
     /// `llama, …`: for the error that says what would have been supported.
     pub fn supported() -> String {
         ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Can a layer have this tensor, by its GGUF name?
+    pub fn reads(&self, gguf: &str) -> bool {
+        self.tensors.iter().copied().flatten().any(|tensor| tensor.gguf == gguf)
     }
 
     /// Does the file hold a head of its own?
@@ -128,19 +155,42 @@ impl Architecture {
         container: &Path,
     ) -> Result<TensorIndex, AssetsError> {
         let mut by_name = BTreeMap::new();
-        for tensor in self.tensors.iter().filter(|tensor| (tensor.wanted)(config)) {
-            let in_layers = tensor.name.contains("{}");
-            for layer in 0..if in_layers { config.layers } else { 1 } {
-                let name = tensor.name.replace("{}", &layer.to_string());
-                let called = match names {
-                    Names::HuggingFace => name.clone(),
-                    Names::Gguf => tensor.gguf.replace("{}", &layer.to_string()),
+        let experts = config.experts.as_ref().map_or(0, |experts| experts.count);
+        let file_of = |found: &Found| files.get(found.file).map_or(container, |file| file.as_path());
+        for tensor in self.tensors.iter().copied().flatten() {
+            let layers = if tensor.name.contains("{}") { config.layers } else { 1 };
+            for layer in (0..layers).filter(|layer| (tensor.wanted)(config, *layer)) {
+                let in_layer = |name: &str| name.replace("{}", &layer.to_string());
+                let pattern = match names {
+                    Names::HuggingFace => tensor.name,
+                    Names::Gguf => tensor.gguf,
                 };
-                let Some(found) = found.remove(&called) else {
-                    return Err(missing(container, &called, config, tensor));
-                };
-                let file = files.get(found.file).map_or(container, |file| file.as_path());
-                by_name.insert(name, readable(file, &called, found, &(tensor.shape)(config))?);
+                let mut take = |called: &str| found.remove(called).ok_or_else(|| missing(container, called, config, tensor));
+                let shape = (tensor.shape)(config);
+                let of_expert = |name: &str, expert: usize| in_layer(name).replace("{e}", &expert.to_string());
+                match (tensor.name.contains("{e}"), pattern.contains("{e}")) {
+                    (false, _) => {
+                        let called = in_layer(pattern);
+                        let found = take(&called)?;
+                        by_name.insert(in_layer(tensor.name), readable(file_of(&found), &called, found, &shape)?);
+                    }
+                    (true, true) => {
+                        for expert in 0..experts {
+                            let called = of_expert(pattern, expert);
+                            let found = take(&called)?;
+                            by_name.insert(of_expert(tensor.name, expert), readable(file_of(&found), &called, found, &shape)?);
+                        }
+                    }
+                    (true, false) => {
+                        let called = in_layer(pattern);
+                        let found = take(&called)?;
+                        let merged: Vec<usize> = [experts].into_iter().chain(shape.iter().copied()).collect();
+                        let whole = readable(file_of(&found), &called, found, &merged)?;
+                        for (expert, part) in whole.split(experts).enumerate() {
+                            by_name.insert(of_expert(tensor.name, expert), part);
+                        }
+                    }
+                }
             }
         }
         Ok(TensorIndex { files, by_name })

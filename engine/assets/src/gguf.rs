@@ -5,6 +5,7 @@
 mod config;
 mod metadata;
 mod reader;
+mod rope;
 mod split;
 mod table;
 mod text;
@@ -95,7 +96,8 @@ fn header(reader: &mut Reader<BufReader<File>>) -> Result<(u64, u64), AssetsErro
 fn architecture(metadata: &Metadata) -> Result<&'static Architecture, AssetsError> {
     const KEY: &str = "general.architecture";
     let name = metadata.string(KEY)?;
-    Architecture::by_name(name).ok_or_else(|| {
+    let experts = metadata.optional_unsigned(&format!("{name}.expert_count"))?.is_some_and(|count| count > 0);
+    Architecture::by_gguf(name, experts).ok_or_else(|| {
         let what = format!("architecture {} is not supported", Quoted(name));
         metadata.error(ErrorKind::Unsupported, KEY, what, format!("supported: {}", Architecture::supported()))
     })

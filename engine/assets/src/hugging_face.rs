@@ -1,6 +1,9 @@
 //! A Hugging Face folder: configuration, shards, tokenizer and template, as `save_pretrained` of transformers 4 or 5 writes them.
 
 mod config;
+mod json;
+mod layers;
+mod rope;
 mod shards;
 mod text;
 
@@ -25,6 +28,10 @@ pub(crate) fn open(folder: &Path) -> Result<ModelAssets, AssetsError> {
         config.tie_word_embeddings = false;
     }
     let tensors = architecture.select(&config, Names::HuggingFace, files, &mut found, folder)?;
+    if let Some(table) = tensors.get("model.embed_tokens.weight") {
+        // transformers multiplies in the model's own precision, so the factor is rounded to it, and models are trained so.
+        config.embedding_scale = table.dtype.round(config.embedding_scale);
+    }
     warnings.extend(unread_warning(folder, &found));
     let (text, generation) = text::read(folder, config_eos, config.vocab_size, &mut warnings)?;
     Ok(ModelAssets { path: folder.to_path_buf(), format: Format::HuggingFace, config, generation, tensors, text, warnings })

@@ -20,7 +20,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-pub use crate::config::{ModelConfig, Rope, RopePairing, RopeScaling};
+pub use crate::config::{ExpertsConfig, ModelConfig, Rope, RopePairing, RopeScaling};
 pub use crate::error::{AssetsError, ErrorKind, Place};
 pub use crate::tensors::{DType, TensorIndex, TensorInfo};
 pub use crate::text::{Digest, GgufTokenizer, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind, TokenizerSource};

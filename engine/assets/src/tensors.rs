@@ -38,6 +38,19 @@ impl DType {
         }
     }
 
+    /// The nearest number of this type, of two the even one, if it is a type of plain numbers; `value` otherwise.
+    pub(crate) fn round(self, value: f32) -> f32 {
+        // How many of f32's 23 bits behind the point the type lacks. Factors are far from the ends of its range.
+        let lost = match self {
+            Self::F16 => 13,
+            Self::BF16 => 16,
+            _ => return value,
+        };
+        let bits = value.to_bits();
+        let half = (1 << (lost - 1)) - 1 + (bits >> lost & 1);
+        f32::from_bits((bits + half) >> lost << lost)
+    }
+
     /// Bytes of a tensor of this shape (row-major, blocks along the last dimension), or why it has none.
     pub(crate) fn tensor_bytes(self, shape: &[usize]) -> Result<u64, String> {
         let columns = shape.last().copied().unwrap_or(1);
@@ -70,6 +83,15 @@ pub struct TensorInfo {
     /// Absolute byte offset in the file; offset + bytes lies within it.
     pub offset: u64,
     pub bytes: u64,
+}
+
+impl TensorInfo {
+    /// `parts` equal tensors that lie one after the other in this one, along its first dimension of that length.
+    pub(crate) fn split(&self, parts: usize) -> impl Iterator<Item = Self> {
+        let bytes = self.bytes / parts.max(1) as u64;
+        let shape = self.shape.get(1..).unwrap_or_default();
+        (0..parts as u64).map(move |part| Self { shape: shape.to_vec(), offset: self.offset + part * bytes, bytes, ..*self })
+    }
 }
 
 /// All tensors that the architecture reads. Those it does not are in the warnings.

@@ -2,14 +2,14 @@
 
 use engine_assets::ModelConfig;
 
-use super::{Linear, Split};
+use super::{Linear, QkNorm, Split};
 use crate::device::{Causal, Device, Group, Heads, Rows};
 use crate::model::{ModelError, Weights};
 
 pub struct Attention<D: Device> {
     qkv: Linear<D>,
+    norm: Option<QkNorm<D>>,
     out: Linear<D>,
-    heads: Heads,
     causal: Causal,
 }
 
@@ -20,20 +20,22 @@ pub struct AttentionScratch<D: Device> {
 }
 
 impl<D: Device> Attention<D> {
-    /// Loads `{prefix}{q,k,v,o}_proj`.
+    /// Loads `{prefix}{q,k,v,o}_proj`; `norm` is of the architectures that have one.
     pub fn load(
         weights: &mut Weights<'_, D>,
         group: Group,
         config: &ModelConfig,
         layer: usize,
         prefix: &str,
+        norm: Option<QkNorm<D>>,
     ) -> Result<Self, ModelError> {
         let heads = Self::heads(config, group)?;
+        let window = config.windows.get(layer).copied().flatten();
         Ok(Self {
-            qkv: Linear::load(weights, group, Split::Out, prefix, &["q_proj", "k_proj", "v_proj"], config.attention_bias)?,
-            out: Linear::load(weights, group, Split::In, prefix, &["o_proj"], config.attention_bias)?,
-            heads,
-            causal: Causal { layer, heads, scale: 1.0 / (config.head_dim as f32).sqrt(), window: None },
+            qkv: Linear::load(weights, group, Split::Out, prefix, &["q_proj", "k_proj", "v_proj"], config.qkv_bias)?,
+            norm,
+            out: Linear::load(weights, group, Split::In, prefix, &["o_proj"], config.output_bias)?,
+            causal: Causal { layer, heads, scale: config.attention_scale, window },
         })
     }
 
@@ -52,6 +54,11 @@ impl<D: Device> Attention<D> {
         })
     }
 
+    /// Whether it sees the last positions only.
+    pub fn is_local(&self) -> bool {
+        self.causal.window.is_some()
+    }
+
     /// `residual += attention(x)`.
     pub fn add(
         &self,
@@ -61,9 +68,30 @@ impl<D: Device> Attention<D> {
         x: &D::Activation,
         residual: &mut D::Activation,
     ) {
-        self.qkv.set(device, x, &mut scratch.qkv);
-        device.rotate(rotation, self.heads, &mut scratch.qkv);
-        device.attend(self.causal, &scratch.qkv, &mut scratch.mixed);
+        self.mix(device, rotation, scratch, x);
         self.out.add(device, &scratch.mixed, residual);
+    }
+
+    /// `out = attention(x)`.
+    pub fn set(
+        &self,
+        device: &mut D,
+        rotation: &D::Rotation,
+        scratch: &mut AttentionScratch<D>,
+        x: &D::Activation,
+        out: &mut D::Activation,
+    ) {
+        self.mix(device, rotation, scratch, x);
+        self.out.set(device, &scratch.mixed, out);
+    }
+
+    fn mix(&self, device: &mut D, rotation: &D::Rotation, scratch: &mut AttentionScratch<D>, x: &D::Activation) {
+        let AttentionScratch { qkv, mixed } = scratch;
+        self.qkv.set(device, x, qkv);
+        if let Some(norm) = &self.norm {
+            norm.apply(device, self.causal.heads, qkv);
+        }
+        device.rotate(rotation, self.causal.heads, qkv);
+        device.attend(self.causal, qkv, mixed);
     }
 }

@@ -4,7 +4,10 @@ use crate::device::{Device, Part, Write};
 use crate::model::{ModelError, Weights};
 
 /// `[vocabulary, hidden]`. Whole on every rank.
-pub struct Embedding<D: Device>(D::Matrix);
+pub struct Embedding<D: Device> {
+    table: D::Matrix,
+    scale: f32,
+}
 
 /// Logits from the last activation: a matrix of its own, or the embedding's ("tied").
 pub enum Head<D: Device> {
@@ -20,13 +23,14 @@ fn whole<D: Device>(weights: &mut Weights<'_, D>, name: &str) -> Result<D::Matri
 }
 
 impl<D: Device> Embedding<D> {
-    pub fn load(weights: &mut Weights<'_, D>, name: &str) -> Result<Self, ModelError> {
-        whole(weights, name).map(Self)
+    /// What is looked up is multiplied by `scale`; what is tied to it as a head is not.
+    pub fn load(weights: &mut Weights<'_, D>, name: &str, scale: f32) -> Result<Self, ModelError> {
+        Ok(Self { table: whole(weights, name)?, scale })
     }
 
     /// The activations of the batch's tokens.
     pub fn look_up(&self, device: &mut D, out: &mut D::Activation) {
-        device.embed(&self.0, 1.0, out);
+        device.embed(&self.table, self.scale, out);
     }
 }
 
@@ -39,7 +43,7 @@ impl<D: Device> Head<D> {
     pub fn logits(&self, device: &mut D, embedding: &Embedding<D>, x: &D::Activation, out: &mut D::Activation) {
         let matrix = match self {
             Self::Own(matrix) => matrix,
-            Self::Tied => &embedding.0,
+            Self::Tied => &embedding.table,
         };
         device.linear(matrix, None, x, out, Write::Set);
     }

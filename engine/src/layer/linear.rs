@@ -12,6 +12,27 @@ pub enum Split {
     In,
 }
 
+/// This rank's part of the named matrices, their outputs side by side.
+pub fn matrix<D: Device>(
+    weights: &mut Weights<'_, D>,
+    group: Group,
+    split: Split,
+    names: impl Iterator<Item = String>,
+) -> Result<D::Matrix, ModelError> {
+    // Partial sums want an all-reduce, which the layers will do once a group can have a second rank.
+    debug_assert!(group.size() == 1 || split == Split::Out, "no collectives yet");
+    weights.matrix(names, |name, tensor| {
+        let [out, inputs] = tensor.shape[..] else {
+            return Err(ModelError::tensor(name, format!("has shape {:?}, a matrix was expected", tensor.shape)));
+        };
+        let part = match split {
+            Split::Out => group.share(out).map(|rows| Part { tensor, rows, columns: 0..inputs }),
+            Split::In => group.share(inputs).map(|columns| Part { tensor, rows: 0..out, columns }),
+        };
+        part.ok_or_else(|| ModelError::tensor(name, format!("{:?} does not divide by {} ranks", tensor.shape, group.size())))
+    })
+}
+
 /// One or several matrices over the same input, their outputs side by side.
 pub struct Linear<D: Device> {
     weight: D::Matrix,
@@ -28,21 +49,10 @@ impl<D: Device> Linear<D> {
         names: &[&str],
         biased: bool,
     ) -> Result<Self, ModelError> {
-        // Partial sums want an all-reduce, which `add` and `set` will do here once a group can have a second rank.
-        debug_assert!(group.size() == 1 || split == Split::Out, "no collectives yet");
-        let weight = weights.matrix(names.iter().map(|name| format!("{prefix}{name}.weight")), |name, tensor| {
-            let [out, inputs] = tensor.shape[..] else {
-                return Err(ModelError::tensor(name, format!("has shape {:?}, a matrix was expected", tensor.shape)));
-            };
-            let part = match split {
-                Split::Out => group.share(out).map(|rows| Part { tensor, rows, columns: 0..inputs }),
-                Split::In => group.share(inputs).map(|columns| Part { tensor, rows: 0..out, columns }),
-            };
-            part.ok_or_else(|| ModelError::tensor(name, format!("{:?} does not divide by {} ranks", tensor.shape, group.size())))
-        })?;
+        let weight = matrix(weights, group, split, names.iter().map(|name| format!("{prefix}{name}.weight")))?;
         let bias = if biased {
             let names = names.iter().map(|name| format!("{prefix}{name}.bias"));
-            Some(weights.vector(names, |name, tensor| {
+            Some(weights.vector(names, 0.0, |name, tensor| {
                 let length = tensor.shape.iter().product();
                 let share = match split {
                     Split::Out => group.share(length),

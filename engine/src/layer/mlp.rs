@@ -1,4 +1,4 @@
-//! The gated feed-forward layer (SwiGLU, Shazeer 2020).
+//! The gated feed-forward layer (SwiGLU and GeGLU, Shazeer 2020).
 
 use engine_assets::ModelConfig;
 
@@ -8,6 +8,7 @@ use crate::model::{ModelError, Weights};
 
 pub struct Mlp<D: Device> {
     gate_up: Linear<D>,
+    gate: Gate,
     down: Linear<D>,
 }
 
@@ -19,9 +20,16 @@ pub struct MlpScratch<D: Device> {
 
 impl<D: Device> Mlp<D> {
     /// Loads `{prefix}{gate,up,down}_proj`.
-    pub fn load(weights: &mut Weights<'_, D>, group: Group, config: &ModelConfig, prefix: &str) -> Result<Self, ModelError> {
+    pub fn load(
+        weights: &mut Weights<'_, D>,
+        group: Group,
+        config: &ModelConfig,
+        prefix: &str,
+        gate: Gate,
+    ) -> Result<Self, ModelError> {
         Ok(Self {
             gate_up: Linear::load(weights, group, Split::Out, prefix, &["gate_proj", "up_proj"], config.mlp_bias)?,
+            gate,
             down: Linear::load(weights, group, Split::In, prefix, &["down_proj"], config.mlp_bias)?,
         })
     }
@@ -34,10 +42,21 @@ impl<D: Device> Mlp<D> {
         })
     }
 
-    /// `residual += down(silu(gate(x)) · up(x))`.
+    /// `residual += down(gate(x) · up(x))`.
     pub fn add(&self, device: &mut D, scratch: &mut MlpScratch<D>, x: &D::Activation, residual: &mut D::Activation) {
-        self.gate_up.set(device, x, &mut scratch.gate_up);
-        device.gate_mul(Gate::Silu, &scratch.gate_up, &mut scratch.gated);
+        self.gated(device, scratch, x);
         self.down.add(device, &scratch.gated, residual);
+    }
+
+    /// `out = down(gate(x) · up(x))`.
+    pub fn set(&self, device: &mut D, scratch: &mut MlpScratch<D>, x: &D::Activation, out: &mut D::Activation) {
+        self.gated(device, scratch, x);
+        self.down.set(device, &scratch.gated, out);
+    }
+
+    fn gated(&self, device: &mut D, scratch: &mut MlpScratch<D>, x: &D::Activation) {
+        let MlpScratch { gate_up, gated } = scratch;
+        self.gate_up.set(device, x, gate_up);
+        device.gate_mul(self.gate, gate_up, gated);
     }
 }

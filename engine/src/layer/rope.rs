@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al. 2021) with Llama 3.1's frequency scaling.
+//! Rotary position embedding (Su et al. 2021) with the scalings of frequencies that transformers calls linear, llama3 and yarn.
 //!
 //! Angles are products in f32, as transformers 5 forms them: at position 2,000 the rounding of the product is worth more than any
 //! later error, so an exact angle would be the wrong one. Their cosines and sines are computed in f64 and rounded once.
@@ -12,13 +12,17 @@ use crate::device::RotationTable;
 /// The table for positions `0 .. positions`.
 pub fn table(rope: &Rope, dim: usize, positions: usize) -> RotationTable {
     let frequencies = inverse_frequencies(rope, dim);
+    let amplitude = match rope.scaling {
+        RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+        _ => 1.0,
+    };
     let mut cos = Vec::with_capacity(positions * frequencies.len());
     let mut sin = Vec::with_capacity(positions * frequencies.len());
     for position in 0..positions {
         for frequency in &frequencies {
             let angle = f64::from(position as f32 * frequency);
-            cos.push(angle.cos() as f32);
-            sin.push(angle.sin() as f32);
+            cos.push(angle.cos() as f32 * amplitude);
+            sin.push(angle.sin() as f32 * amplitude);
         }
     }
     RotationTable { cos, sin, dim, pairing: rope.pairing }
@@ -26,12 +30,32 @@ pub fn table(rope: &Rope, dim: usize, positions: usize) -> RotationTable {
 
 /// Radians per position of each pair of elements; `dim / 2` of them, falling.
 fn inverse_frequencies(rope: &Rope, dim: usize) -> Vec<f32> {
-    let unscaled = (0..dim / 2).map(|pair| {
+    let periods = (0..dim / 2).map(|pair| {
         let exponent = (2 * pair) as f32 / dim as f32;
-        1.0 / rope.theta.powf(f64::from(exponent)) as f32
+        rope.theta.powf(f64::from(exponent)) as f32
     });
+    let unscaled = periods.clone().map(|period| 1.0 / period);
     match &rope.scaling {
         RopeScaling::None => unscaled.collect(),
+        RopeScaling::Linear { factor } => unscaled.map(|frequency| frequency / *factor as f32).collect(),
+        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
+            // The pair, of `dim`, that turns so often within the original context.
+            let pair = |turns: f64| {
+                dim as f64 * (*original_context as f64 / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * rope.theta.ln())
+            };
+            let (low, high) = (pair(*beta_fast), pair(*beta_slow));
+            let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+            let high = if high == low { high + 0.001 } else { high };
+            let (low, span, factor) = (low as f32, (high - low) as f32, *factor as f32);
+            periods
+                .enumerate()
+                .map(|(pair, period)| {
+                    let kept = 1.0 - ((pair as f32 - low) / span).clamp(0.0, 1.0);
+                    1.0 / (factor * period) * (1.0 - kept) + 1.0 / period * kept
+                })
+                .collect()
+        }
         RopeScaling::Factors(factors) => unscaled.zip(factors).map(|(frequency, factor)| frequency / factor).collect(),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => unscaled
             .map(|frequency| {

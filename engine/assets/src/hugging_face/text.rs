@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::config::Json;
+use super::json::Json;
 use crate::Generation;
 use crate::error::{AssetsError, ErrorKind, Quoted};
 use crate::file::{self, MAX_TOKENIZER_BYTES};

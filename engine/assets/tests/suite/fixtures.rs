@@ -68,10 +68,68 @@ fn gguf_brings_tokenizer_and_template() {
     assert_eq!(tokenizer.tokens.len(), model.config.vocab_size);
 }
 
+/// Nothing in a file as its maker writes it is left unread or odd, whatever the architecture.
+#[test]
+fn every_tensor_is_read() {
+    let mut architectures = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(models()).unwrap() {
+        let folder = entry.unwrap().path();
+        let gguf = folder.join("model.gguf");
+        let model = engine_assets::open(if gguf.exists() { &gguf } else { &folder }).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(model.warnings, Vec::<String>::new(), "{}", folder.display());
+        architectures.insert((model.config.architecture, model.format == Format::Gguf));
+    }
+    for architecture in ["gemma3", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe"] {
+        for gguf in [false, true] {
+            assert!(architectures.contains(&(architecture.to_owned(), gguf)), "no {architecture}, GGUF: {gguf}");
+        }
+    }
+}
+
+/// What is a setting in one format is often one in the other under another name, or taken for granted.
+#[test]
+fn architectures() {
+    let gemma = open("gemma3").config;
+    assert_eq!(gemma.windows, [Some(24), Some(24), None, Some(24)]);
+    assert_eq!((gemma.rope.theta, &gemma.rope.scaling), (1e6, &RopeScaling::Linear { factor: 4.0 }));
+    assert_eq!(gemma.local_rope.as_ref().map(|rope| (rope.theta, &rope.scaling)), Some((1e4, &RopeScaling::None)));
+    assert_eq!((gemma.attention_scale, gemma.norm_offset), (28f32.powf(-0.5), 1.0));
+    assert!(gemma.tie_word_embeddings);
+    let old = open("gemma3-bf16").config;
+    assert_eq!((&old.windows, &old.rope, &old.local_rope), (&gemma.windows, &gemma.rope, &gemma.local_rope));
+    // sqrt(52) = 7.2111…; the nearest bf16 is 7.21875.
+    assert_eq!((gemma.embedding_scale, old.embedding_scale), (52f32.sqrt(), 7.21875));
+    let file = open("gguf-gemma3-q8_0/model.gguf").config;
+    let seventh = |layer: usize| if layer == 5 { None } else { Some(24) };
+    assert_eq!(file.windows, (0..7).map(seventh).collect::<Vec<_>>());
+    assert_eq!((file.norm_offset, file.embedding_scale, file.local_rope.map(|rope| rope.theta)), (0.0, 8.0, Some(1e4)));
+
+    let experts = |name: &str| open(name).config.experts.unwrap();
+    let moe = experts("qwen3-moe");
+    assert_eq!((moe.count, moe.per_token, moe.intermediate_size, moe.renormalise), (8, 3, 28, true));
+    assert_eq!(moe.layers, [true, false, true]);
+    let raw = experts("qwen3-moe-bf16");
+    assert_eq!((raw.renormalise, raw.layers), (false, vec![false, true, false]));
+    assert_eq!(experts("gguf-qwen3moe-q8_0/model.gguf").intermediate_size, 32);
+    assert_eq!(experts("mixtral").intermediate_size, open("mixtral").config.intermediate_size);
+    assert_eq!(open("mixtral").config.windows, [Some(24), Some(24)]);
+    let pairing = |name: &str| open(name).config.rope.pairing;
+    assert_eq!(pairing("gguf-mixtral-q4_1/model.gguf"), RopePairing::Adjacent, "as llama");
+    assert_eq!(pairing("gguf-qwen3-q4_0/model.gguf"), RopePairing::Halves);
+
+    let qwen = open("qwen2").config;
+    assert!(qwen.qkv_bias && !qwen.output_bias);
+    assert_eq!(qwen.windows, [None, Some(24), Some(24)]);
+    assert_eq!(open("qwen2").generation.eos, [3, 1]);
+    assert_eq!(open("qwen3").config.head_dim, 20);
+}
+
 /// All byte ranges lie in their files and are as long as type and shape say: what the engine maps is there.
 #[test]
 fn ranges_lie_in_their_files() {
-    for name in ["llama", "llama-f16", "gguf-q4_0/model.gguf", "gguf-q4_1/model.gguf"] {
+    for name in
+        ["llama", "llama-f16", "gguf-q4_0/model.gguf", "gguf-q4_1/model.gguf", "qwen3-moe", "gguf-qwen3moe-q8_0/model.gguf"]
+    {
         let model = open(name);
         let lengths: Vec<u64> = model.tensors.files.iter().map(|file| file.metadata().unwrap().len()).collect();
         for (tensor, info) in &model.tensors.by_name {

@@ -290,6 +290,14 @@ fn rope_spellings() {
         parameters.extend(more.as_object().unwrap().clone());
         Value::Object(parameters)
     };
+    let yarn = |factor, original_context, attention_factor| RopeScaling::Yarn {
+        factor,
+        original_context,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor,
+    };
     let expected = RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 32 };
     for (config, theta, scaling) in [
         (json!({"rope_theta": 5e5}), 5e5, RopeScaling::None),
@@ -300,6 +308,20 @@ fn rope_spellings() {
         (json!({"rope_theta": 5e5, "rope_scaling": with(json!({"rope_type": "llama3"}))}), 5e5, expected.clone()),
         (json!({"rope_theta": 5e5, "rope_scaling": with(json!({"type": "llama3"}))}), 5e5, expected.clone()),
         (json!({"rope_parameters": with(json!({"rope_type": "llama3", "rope_theta": 5e5}))}), 5e5, expected.clone()),
+        (json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), 1e4, RopeScaling::Linear { factor: 4.0 }),
+        (
+            json!({"rope_parameters": {"rope_type": "linear", "factor": 4, "rope_theta": 5e5}}),
+            5e5,
+            RopeScaling::Linear { factor: 4.0 },
+        ),
+        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}}), 1e4, yarn(4.0, 64, 1.5)),
+        (json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0}}), 1e4, yarn(4.0, 64, 1.0)),
+        // The paper's 0.1 ln(4) + 1.
+        (
+            json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
+            1e4,
+            yarn(4.0, 16, 0.1 * 4f64.ln() + 1.0),
+        ),
     ] {
         let rope = rope(config.clone());
         assert_eq!((rope.theta, rope.scaling), (theta, scaling), "{config}");
@@ -307,9 +329,11 @@ fn rope_spellings() {
     let both = opens(|f| f.config(json!({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}})));
     assert!(both.warnings[0].contains("rope_theta"), "{:?}", both.warnings);
     for (config, name) in [
-        (json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), "\"linear\""),
-        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "\"yarn\""),
+        (json!({"rope_scaling": {"type": "su", "factor": 4.0}}), "\"su\""),
+        (json!({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}), "\"dynamic\""),
         (json!({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}), "\"longrope\""),
+        (json!({"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}}), "\"proportional\""),
+        (json!({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}}), "by kind of layer"),
         (json!({"rope_scaling": {"factor": 4.0}}), "without rope_type"),
         (json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
     ] {
@@ -325,6 +349,26 @@ fn rope_spellings() {
         ErrorKind::Mismatch,
         &["factor"],
     );
+    refuses(
+        |f| f.config(json!({"rope_scaling": {"type": "linear", "factor": 0.5}})),
+        ErrorKind::Mismatch,
+        &["rope_scaling", "0.5"],
+    );
+    refuses(
+        |f| f.config(json!({"rope_scaling": {"type": "yarn", "factor": "4"}})),
+        ErrorKind::Malformed,
+        &["factor is not a number"],
+    );
+}
+
+/// What a model can be asked for is what its positions are stretched to.
+#[test]
+fn contexts() {
+    let context = |change: Value| opens(|f| f.config(change)).config.context_length;
+    assert_eq!(context(json!({})), 64);
+    assert_eq!(context(json!({"rope_scaling": {"type": "linear", "factor": 4.0}})), 256);
+    assert_eq!(context(json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}})), 128);
+    assert_eq!(context(json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}})), 64);
 }
 
 #[test]

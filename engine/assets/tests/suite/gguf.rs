@@ -200,7 +200,7 @@ fn head_and_biases() {
     let biased = opens(|gguf| {
         biases.into_iter().fold(gguf, |gguf, (name, rows)| gguf.tensor(&format!("blk.0.attn_{name}.bias"), 0, &[rows]))
     });
-    assert!(biased.config.attention_bias && biased.tensors.get("model.layers.0.self_attn.o_proj.bias").is_some());
+    assert!(biased.config.qkv_bias && biased.tensors.get("model.layers.0.self_attn.o_proj.bias").is_some());
 }
 
 /// Data begins where the file says that it is aligned to.
@@ -224,6 +224,32 @@ fn rope_factors() {
     let model = open_bytes(&bytes).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(model.config.rope.scaling, RopeScaling::Factors(factors.to_vec()));
     assert_eq!(model.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn rope_scaling() {
+    let scaled = |pairs: &[(&str, Value)]| {
+        let gguf = pairs
+            .iter()
+            .fold(Gguf::good(16), |gguf, (key, value)| gguf.pair(&format!("llama.rope.{key}"), Value(value.0, value.1.clone())));
+        gguf.open().unwrap_or_else(|error| panic!("{error}")).config
+    };
+    let context = scaled(&[]).context_length;
+    assert_eq!(scaled(&[("scaling.type", text("none"))]).rope.scaling, RopeScaling::None);
+    for pairs in [
+        &[("scaling.type", text("linear")), ("scaling.factor", f32_(4.0))][..],
+        &[("scaling.factor", f32_(4.0))],
+        &[("scale_linear", f32_(4.0))],
+    ] {
+        let config = scaled(pairs);
+        assert_eq!((config.rope.scaling, config.context_length), (RopeScaling::Linear { factor: 4.0 }, 4 * context));
+    }
+    let yarn = [("scaling.type", text("yarn")), ("scaling.factor", f32_(4.0)), ("scaling.original_context_length", u32_(16))];
+    let RopeScaling::Yarn { factor, original_context, attention_factor, .. } = scaled(&yarn).rope.scaling else {
+        panic!("not yarn")
+    };
+    assert_eq!((factor, original_context), (4.0, 16));
+    assert!((attention_factor - 1.138_629).abs() < 1e-6, "0.1 ln 4 + 1, not {attention_factor}");
 }
 
 #[test]

@@ -141,10 +141,19 @@ fn configurations() {
         &["llama.feed_forward_length", "an array of integers"],
     );
     refuses(|g| g.replace("llama.attention.head_count", u32_(0)), Mismatch, &["llama.attention.head_count"]);
-    refuses(|g| g.pair("llama.rope.scaling.type", text("yarn")), Unsupported, &["llama.rope.scaling.type", "yarn"]);
-    refuses(|g| g.pair("llama.rope.scaling.factor", f32_(4.0)), Unsupported, &["llama.rope.scaling.factor"]);
+    refuses(|g| g.pair("llama.rope.scaling.type", text("longrope")), Unsupported, &["llama.rope.scaling.type", "longrope"]);
+    refuses(|g| g.pair("llama.rope.scaling.type", text("yarn")), Missing, &["llama.rope.scaling.factor"]);
+    let half = |g: Gguf| g.pair("llama.rope.scaling.type", text("linear")).pair("llama.rope.scaling.factor", f32_(0.5));
+    refuses(half, Mismatch, &["llama.rope.scaling.type", "0.5"]);
+    refuses(|g| g.pair("llama.attention.sliding_window", u32_(8)), Unsupported, &["llama.attention.sliding_window"]);
+    refuses(|g| g.pair("llama.final_logit_softcapping", f32_(30.0)), Unsupported, &["llama.final_logit_softcapping"]);
     refuses(|g| g.pair("llama.rope.dimension_count", u32_(8)), Unsupported, &["llama.rope.dimension_count"]);
-    refuses(|g| g.pair("llama.expert_count", u32_(8)), Unsupported, &["llama.expert_count"]);
+    // With experts, the architecture of this name is Mixtral's.
+    refuses(|g| g.pair("llama.expert_count", u32_(8)), Missing, &["llama.expert_used_count"]);
+    let none = |g: Gguf| g.pair("llama.expert_count", u32_(8)).pair("llama.expert_used_count", u32_(2));
+    refuses(none, Missing, &["blk.0.ffn_gate_inp.weight"]);
+    let all = |g: Gguf| g.pair("llama.expert_count", u32_(8)).pair("llama.expert_used_count", u32_(9));
+    refuses(all, Mismatch, &["llama.expert_used_count", "9 is not between 1 and 8"]);
     refuses(
         |g| g.replace("tokenizer.ggml.tokens", texts(["a"; 17])).remove("tokenizer.ggml.token_type"),
         Mismatch,

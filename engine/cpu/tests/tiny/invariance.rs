@@ -127,6 +127,18 @@ fn tokens_depend_on_the_request_alone_q4_1() {
     check_model("gguf-q4_1");
 }
 
+/// Windows, two rotations, norms around layers.
+#[test]
+fn tokens_depend_on_the_request_alone_gemma3() {
+    check_model("gemma3");
+}
+
+/// How many tokens share an expert, and which, changes nothing.
+#[test]
+fn tokens_depend_on_the_request_alone_experts() {
+    check_model("gguf-qwen3moe-q8_0");
+}
+
 /// AVX2 and AVX-512 sum in the same order, so a fleet of mixed machines answers as one.
 #[test]
 fn all_instruction_sets_with_fused_multiply_add_agree() {
