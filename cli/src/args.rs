@@ -47,7 +47,7 @@ Examples:
 
 Ctrl-C drains: open answers are finished, then everything ends. A second Ctrl-C ends at once.")]
 pub struct UpArgs {
-    /// A Hugging Face folder, a .gguf file, or `builtin`
+    /// A Hugging Face folder, a .gguf file, a Hub id (org/name[:revision or file.gguf]), or `builtin`
     #[arg(long, default_value = crate::builtin::NAME, env = "TRACKSIDE_MODEL")]
     pub model: String,
     /// How many engines to start, one slot each
@@ -105,7 +105,7 @@ Examples:
 
 The first line on stdout is JSON and says what was bound. SIGTERM and Ctrl-C drain, for at most --shutdown-timeout-s.")]
 pub struct EngineArgs {
-    /// A Hugging Face folder, a .gguf file, or `builtin`
+    /// A Hugging Face folder, a .gguf file, a Hub id (org/name[:revision or file.gguf]), or `builtin`
     #[arg(long, default_value = crate::builtin::NAME, env = "TRACKSIDE_MODEL")]
     pub model: String,
     /// Names that clients may use for it [default: the folder's or file's name]

@@ -7,14 +7,26 @@ use std::path::{Path, PathBuf};
 use domain::{Fault, FaultKind};
 use sha2::{Digest, Sha256};
 
+use crate::hub;
+
 /// The name by which every command knows the built-in model.
 pub const NAME: &str = "builtin";
 
 static MODEL: &[u8] = include_bytes!("../builtin/trackside-builtin.gguf");
 
-/// Turns what the user wrote behind `--model` into a path, unpacking the built-in model where it is meant.
+/// Turns what the user wrote behind `--model` into a path: unpacks the built-in model, fetches what is meant to be on the Hub. A folder
+/// or file of that name comes first.
 pub fn resolve(model: &str) -> Result<PathBuf, Fault> {
-    if model == NAME { unpack(&cache_folder()?) } else { Ok(PathBuf::from(model)) }
+    match on_hub(model) {
+        _ if model == NAME => unpack(&cache_folder()?),
+        Some(id) => hub::fetch(&id, &hub::Settings::from_env()),
+        None => Ok(PathBuf::from(model)),
+    }
+}
+
+/// The id, where a model's name is one and nothing here is called so.
+pub fn on_hub(model: &str) -> Option<hub::Id> {
+    if Path::new(model).exists() { None } else { hub::Id::parse(model) }
 }
 
 /// `$TRACKSIDE_CACHE`, else `$XDG_CACHE_HOME/trackside`, else `~/.cache/trackside`, else a folder of this user below the temporary one.

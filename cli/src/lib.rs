@@ -5,6 +5,7 @@ mod admin;
 mod args;
 mod builtin;
 mod command;
+mod hub;
 mod log;
 mod table;
 

@@ -130,8 +130,11 @@ fn kv_events(args: &EngineArgs) -> KvEventsConfig {
     events
 }
 
-/// The last part of a path without `.gguf`; `builtin` is called that.
+/// A Hub id without what stands behind its colon; the last part of a path without `.gguf`; `builtin` is called that.
 pub fn name_of(model: &str) -> String {
+    if let Some(id) = builtin::on_hub(model) {
+        return id.name().to_owned();
+    }
     let file = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| model.to_owned());
     file.strip_suffix(".gguf").map_or(file.clone(), str::to_owned)
 }

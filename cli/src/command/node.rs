@@ -1,5 +1,7 @@
 //! `trackside node`: the agent of one machine.
 
+use std::path::Path;
+
 use daemon::config::{Config, SlotKind};
 use domain::Fault;
 use serde_json::json;
@@ -44,11 +46,15 @@ pub fn run(args: NodeArgs) -> Result<(), Fault> {
     })
 }
 
-/// The agent hands tokenizers to schedulers, and the built-in model's is in this binary.
+/// The agent hands tokenizers to schedulers: the built-in model's is in this binary, that of a model on the Hub is fetched with it.
 pub fn unpack_builtin(config: &mut Config) -> Result<(), Fault> {
     for slot in &mut config.slots {
-        if matches!(&slot.kind, SlotKind::Native { model, .. } if model == builtin::NAME) {
+        let SlotKind::Native { model, .. } = &slot.kind else { continue };
+        if model == builtin::NAME {
             slot.model_files = Some(builtin::resolve(builtin::NAME)?);
+        } else if builtin::on_hub(model).is_some() && slot.model_files.as_deref() == Some(Path::new(model)) {
+            // Without it the engine cannot start either, and says so itself; the other slots can.
+            slot.model_files = builtin::resolve(model).inspect_err(|fault| tracing::error!("{}: {fault}", slot.name)).ok();
         }
     }
     Ok(())
