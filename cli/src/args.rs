@@ -27,7 +27,7 @@ pub enum Command {
     /// Everything on this machine in one command: engines, node agent, scheduler, gateway
     Up(UpArgs),
     /// One engine: serves a model over the OpenAI API
-    Engine(EngineArgs),
+    Engine(Box<EngineArgs>),
     /// The node agent: starts, watches and restarts this machine's engines and reports to every scheduler
     Node(NodeArgs),
     /// The scheduler with its gateway: chooses an engine for each request
@@ -158,6 +158,15 @@ pub struct EngineArgs {
     /// KV cache in blocks; wins over --kv-cache-mib
     #[arg(long, value_name = "BLOCKS")]
     pub num_kv_blocks: Option<usize>,
+    /// Host memory for KV blocks that leave the cache, in GiB; they come back when a prompt begins alike [default: none]
+    #[arg(long, value_name = "GIB")]
+    pub kv_offloading_size: Option<f64>,
+    /// Folder for KV blocks that leave that memory; an engine finds them again after a restart
+    #[arg(long, value_name = "DIR", requires = "kv_offloading_size")]
+    pub kv_disk_path: Option<PathBuf>,
+    /// Size of the file in that folder
+    #[arg(long, default_value_t = 4096, value_name = "MIB")]
+    pub kv_disk_size_mib: u64,
     /// Most requests that wait; the next one is a 503
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub max_num_queued_reqs: usize,

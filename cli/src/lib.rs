@@ -38,7 +38,7 @@ pub fn run() -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Fault> {
     match command {
-        Command::Engine(args) => command::engine::run(args),
+        Command::Engine(args) => command::engine::run(*args),
         Command::Node(args) => command::node::run(args),
         Command::Scheduler(args) => command::scheduler::run(args),
         Command::Up(args) => command::up::run(args),

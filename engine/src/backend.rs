@@ -173,6 +173,49 @@ pub trait Backend: Send {
     /// Waits for the oldest ticket and appends, in row order, the [`Sampled`] of the rows that sample, at least one each, and an entry
     /// for each row with [`Row::scored`].
     fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError>;
+
+    /// Bytes of one KV block of all layers, as [`save_block`](Self::save_block) writes them; 0: this device cannot copy blocks.
+    fn kv_block_bytes(&self) -> usize {
+        0
+    }
+
+    /// All that a block's bytes depend on besides its tokens: weights, number format, layout, kernels. Blocks of two devices that say
+    /// the same are interchangeable.
+    fn kv_layout(&self) -> String {
+        String::new()
+    }
+
+    /// Copies `block` into `out`, [`kv_block_bytes`](Self::kv_block_bytes) long. No batch in flight writes to it.
+    fn save_block(&mut self, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {
+        let what = format!("cannot copy {block:?} into {} bytes", out.len());
+        Err(DeviceError { device: "this device".into(), what })
+    }
+
+    /// Fills `block` with what [`save_block`](Self::save_block) wrote. No batch in flight touches it; those launched later see it.
+    fn load_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        let what = format!("cannot fill {block:?} from {} bytes", bytes.len());
+        Err(DeviceError { device: "this device".into(), what })
+    }
+
+    /// Gives memory back until [`wake`](Self::wake): what the KV blocks hold, and at [`Sleep::Discard`] the weights too if they can be
+    /// had again. Nothing is in flight, and nothing is launched before it wakes.
+    fn sleep(&mut self, _: Sleep) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Takes its memory again. What KV blocks held is gone.
+    fn wake(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+/// How deep an engine sleeps: vLLM's levels 1 and 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleep {
+    /// The KV cache is dropped; weights stay where they are quick to have.
+    Offload,
+    /// Weights are dropped as well.
+    Discard,
 }
 
 /// The device failed as a whole; the engine's process ends and its supervisor starts it again.

@@ -1,6 +1,7 @@
 //! The engine's limits, by name, and how they must relate to the device's.
 
 use std::fmt;
+use std::time::Duration;
 
 use domain::block::BLOCK_TOKENS_MAX;
 
@@ -36,6 +37,12 @@ pub struct Config {
     pub commands_max: usize,
     /// Most blocks that leases and requests waiting for remote KV keep from the running requests.
     pub pinned_blocks_max: usize,
+    /// Blocks that host memory keeps when they leave the device; reserved at the start. 0: none.
+    pub host_blocks: usize,
+    /// Blocks that the disk keeps when they leave host memory. 0: none.
+    pub disk_blocks: usize,
+    /// Longest time that a request waits for its blocks to come back from a lower tier; then it computes what is missing.
+    pub restore_wait_max: Duration,
 }
 
 impl Config {
@@ -55,6 +62,9 @@ impl Config {
             stop_ids_max: 128,
             logprobs_max: 20,
             commands_max: 1024,
+            host_blocks: 0,
+            disk_blocks: 0,
+            restore_wait_max: Duration::from_secs(5),
             pinned_blocks_max: (capacity.kv_blocks / 4).min(capacity.kv_blocks.saturating_sub(longest_blocks)),
         }
     }
@@ -74,6 +84,9 @@ impl Config {
             logprobs_max: _,
             commands_max,
             pinned_blocks_max,
+            host_blocks,
+            disk_blocks,
+            restore_wait_max: _,
         } = *self;
         let Capacity { vocabulary, context_length, block_tokens, kv_blocks, slots, batch_tokens, logit_rows } = *capacity;
         let relations = [
@@ -113,6 +126,14 @@ impl Config {
                 ),
             ),
             (stop_ids_max >= 1, "stop_ids_max is 0; it must be at least 1".into()),
+            (
+                host_blocks.max(disk_blocks) < u32::MAX as usize,
+                format!("host_blocks is {host_blocks} and disk_blocks {disk_blocks}; they are numbered by 32 bits"),
+            ),
+            (
+                disk_blocks == 0 || host_blocks > 0,
+                format!("disk_blocks is {disk_blocks} and host_blocks 0; blocks reach the disk through host memory"),
+            ),
             (commands_max >= 1, "commands_max is 0; it must be at least 1".into()),
         ];
         let wrong: Vec<String> = relations.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect();

@@ -97,8 +97,8 @@ impl Handle {
     }
 
     /// Forgets all cached blocks, unless one of them is in use: `reply` tells whether it was done.
-    pub fn reset_prefix_cache(&self, reply: impl FnOnce(bool) + Send + 'static) -> Result<(), Busy> {
-        self.command(Command::ResetPrefixCache(Box::new(reply)))
+    pub fn reset_prefix_cache(&self, reset: Reset, reply: impl FnOnce(bool) + Send + 'static) -> Result<(), Busy> {
+        self.command(Command::ResetPrefixCache(reset, Box::new(reply)))
     }
 
     /// Lists the cached blocks, parents before children, with the sequence of the event batch that comes next. `reply` is called on
@@ -174,6 +174,15 @@ impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle").finish_non_exhaustive()
     }
+}
+
+/// How far a reset of the prefix cache goes; vLLM's `reset_running_requests` and `reset_external`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reset {
+    /// Running requests lose their blocks and are computed again, so that they hold nothing up.
+    pub running: bool,
+    /// Lower tiers forget as well.
+    pub lower: bool,
 }
 
 /// Why a command was not taken.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::kv::tier::TierCounts;
 use crate::request::{FinishReason, RequestId};
 
 /// Takes reports. Called on the engine's thread: it must not block.
@@ -68,8 +69,11 @@ impl BatchReport {
 pub struct AdmittedReport {
     pub request: RequestId,
     pub prompt_tokens: u32,
-    /// Prompt tokens found in this engine's prefix cache.
+    /// Prompt tokens found in this engine's prefix cache, on any tier.
     pub cached_tokens: u32,
+    /// Those among them that came back from host memory, and from the disk.
+    pub host_tokens: u32,
+    pub disk_tokens: u32,
     /// Prompt tokens whose KV came from another engine.
     pub remote_tokens: u32,
     /// From arrival to admission.
@@ -118,13 +122,22 @@ pub struct Stats {
     pub free_blocks: usize,
     pub total_blocks: usize,
     pub block_tokens: usize,
-    /// Blocks that the prefix cache knows, held or free.
+    /// Blocks of the device that the prefix cache knows, held or free.
     pub cached_blocks: usize,
     pub leases: usize,
     /// Prompt tokens looked up in the prefix cache.
     pub prefix_query_tokens: u64,
     /// Prompt tokens found there.
     pub prefix_hit_tokens: u64,
+    /// Prompt tokens that were not on the device and were looked up in the lower tiers, and those that came back from there.
+    pub lower_query_tokens: u64,
+    pub lower_hit_tokens: u64,
+    /// Blocks in host memory and on the disk.
+    pub host_blocks: usize,
+    pub disk_blocks: usize,
+    pub tiers: TierCounts,
+    /// The disk failed and is not used any more.
+    pub disk_failed: bool,
     /// Prompt tokens of admitted requests.
     pub prompt_tokens: u64,
     pub generated_tokens: u64,

@@ -2,7 +2,14 @@
 //! budget is handed out so that it catches up. The order is vLLM 0.33's (`v1/core/sched/scheduler.py`): first the running requests in
 //! the order of their admission, then, if none of them lost its blocks, the waiting ones.
 
+mod queue;
+mod restore;
+
 use std::collections::VecDeque;
+use std::time::Instant;
+
+pub use queue::{Queue, Turn};
+pub use restore::Restores;
 
 use crate::backend::{Batch, BlockId, Row, Slot};
 use crate::handle::Limits;
@@ -16,7 +23,13 @@ pub struct Schedule {
     pub table: Table,
     /// In the order of admission: the last is the first to be preempted.
     pub running: Vec<Key>,
-    pub waiting: VecDeque<Key>,
+    pub waiting: Queue,
+    /// Requests whose blocks come back from a lower tier.
+    pub restores: Restores,
+    /// A restore can go on in the next step without the disk.
+    pub restores_runnable: bool,
+    /// The time of this step.
+    pub now: Instant,
     pub kv: Kv,
     /// Slots that no request has.
     pub slots: Vec<Slot>,
@@ -30,6 +43,8 @@ pub struct Schedule {
     pub settled: u64,
     /// Blocks of requests that wait for remote KV, or have it and wait to run.
     pub remote_blocks: usize,
+    /// Free blocks that running requests were admitted with and take as their prompts are computed.
+    promised: usize,
     max_num_seqs: usize,
     max_num_batched_tokens: usize,
     chunk_tokens_max: usize,
@@ -58,6 +73,9 @@ pub struct Plan {
     /// Prompt tokens that admissions looked up in the prefix cache, and found.
     pub query_tokens: u64,
     pub hit_tokens: u64,
+    /// Those looked up in lower tiers, and brought back.
+    pub lower_query_tokens: u64,
+    pub lower_hit_tokens: u64,
 }
 
 /// What settling must know of a row.
@@ -73,10 +91,11 @@ pub struct PlannedRow {
 
 impl Plan {
     pub fn clear(&mut self) {
-        let Self { rows, admitted, preempted, query_tokens, hit_tokens } = self;
+        let Self { rows, admitted, preempted, query_tokens, hit_tokens, lower_query_tokens, lower_hit_tokens } = self;
         rows.clear();
         admitted.clear();
-        (*preempted, *query_tokens, *hit_tokens) = (0, 0, 0);
+        *preempted = 0;
+        (*query_tokens, *hit_tokens, *lower_query_tokens, *lower_hit_tokens) = (0, 0, 0, 0);
     }
 }
 
@@ -89,20 +108,26 @@ enum Room {
 }
 
 impl Schedule {
-    pub fn new(limits: &Limits, tells_events: bool) -> Self {
+    /// `loads_max`: blocks that one step may copy from host memory.
+    pub fn new(limits: &Limits, tells_events: bool, loads_max: usize, now: Instant) -> Self {
         let (config, capacity) = (&limits.config, &limits.capacity);
         let slots = u32::try_from(config.max_num_seqs).expect("slots are numbered by u32");
         Self {
             table: Table::default(),
             running: Vec::with_capacity(config.max_num_seqs),
-            waiting: VecDeque::new(),
-            kv: Kv::new(capacity.kv_blocks, capacity.block_tokens, tells_events),
+            waiting: Queue::default(),
+            restores: Restores::new(config.restore_wait_max, loads_max),
+            restores_runnable: false,
+            now,
+            kv: Kv::new(capacity.kv_blocks, capacity.block_tokens, tells_events)
+                .with_tiers(config.host_blocks, config.disk_blocks),
             slots: (0..slots).rev().map(Slot).collect(),
             retired: VecDeque::new(),
             coming: 0,
             launches: 0,
             settled: 0,
             remote_blocks: 0,
+            promised: 0,
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens,
             chunk_tokens_max: config.prefill_chunk_tokens_max,
@@ -123,6 +148,7 @@ impl Schedule {
         self.spare_logit_rows = self.spare_logit_rows_max;
         let mut budget = self.max_num_batched_tokens;
         self.plan_running(&mut budget, batch, plan);
+        self.advance_restores();
         // Whoever lost its blocks would lose them again to who is admitted now.
         if plan.preempted == 0 {
             self.plan_waiting(&mut budget, batch, plan);
@@ -165,16 +191,15 @@ impl Schedule {
         }
         loop {
             if self.kv.free() >= needed {
-                let blocks = &mut self.table.get_mut(key).blocks;
-                for _ in 0..needed {
-                    let grown = self.kv.grow(blocks);
-                    assert!(grown, "as many were free");
-                }
+                self.grow(key, needed);
                 return Room::Ready;
             }
             if (self.kv.free() + self.coming).saturating_sub(*promised) >= needed {
                 *promised += needed;
                 return Room::Later;
+            }
+            if self.revoke_restore() {
+                continue;
             }
             let victim = self.running.pop().expect("the request that needs room runs");
             self.preempt(victim);
@@ -185,45 +210,121 @@ impl Schedule {
         }
     }
 
+    /// Gives `key` that many free blocks, those first that it was promised.
+    fn grow(&mut self, key: Key, blocks: usize) {
+        let sequence = self.table.get_mut(key);
+        for _ in 0..blocks {
+            let grown = self.kv.grow(&mut sequence.blocks);
+            assert!(grown, "as many were free");
+        }
+        let kept = blocks.min(sequence.promised);
+        sequence.promised -= kept;
+        self.promised -= kept;
+    }
+
     /// Takes everything from a request that was running; it is recomputed later, first of all that wait.
     fn preempt(&mut self, key: Key) {
         let sequence = self.table.get_mut(key);
         sequence.become_state(State::Waiting);
         sequence.preemptions += 1;
+        sequence.restored = false;
         self.retire(key);
-        self.waiting.push_front(key);
+        self.wait_first(key);
+    }
+
+    /// Takes everything from everybody, while nothing is in flight: they wait again, in the order in which they ran.
+    /// Says how many ran.
+    pub fn preempt_all(&mut self) -> usize {
+        while self.revoke_restore() {}
+        let running = self.running.len();
+        while let Some(key) = self.running.pop() {
+            self.preempt(key);
+        }
+        running
+    }
+
+    /// Puts a request at the end of those that wait.
+    pub fn wait(&mut self, key: Key) {
+        let sequence = self.table.get_mut(key);
+        sequence.turn = Some(self.waiting.push_back(0, key));
+    }
+
+    /// Puts a request that waited its turn before at the front.
+    pub fn wait_first(&mut self, key: Key) {
+        let sequence = self.table.get_mut(key);
+        sequence.turn = Some(self.waiting.push_front(0, key));
     }
 
     fn plan_waiting(&mut self, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
         while *budget > 0 && !self.slots.is_empty() {
-            let Some(&key) = self.waiting.front() else { break };
-            let sequence = self.table.get_mut(key);
+            let Some(key) = self.waiting.first() else { break };
+            let sequence = self.table.get(key);
             // Preempted a moment ago: what is in flight of it settles first, so that its rows are always of its present stay.
             if sequence.in_flight > 0 {
                 break;
             }
-            let first = sequence.preemptions == 0;
-            match sequence.blocks.is_empty() {
-                true => {
-                    let Some(hits) = reserve(&mut self.kv, sequence) else { break };
-                    if first {
-                        plan.query_tokens += sequence.tokens.len() as u64;
-                        plan.hit_tokens += u64::from(hits);
-                        sequence.cached_tokens = hits;
-                    }
-                }
-                false => self.remote_blocks -= sequence.blocks.len(),
+            let restorable = !sequence.restored && sequence.blocks.is_empty();
+            if restorable && self.fits(key) && self.restore(key) {
+                continue;
             }
-            self.waiting.pop_front();
+            if !self.reserve(key, plan) {
+                break;
+            }
+            let sequence = self.table.get_mut(key);
+            let turn = sequence.turn.take().expect("who waits has a turn");
+            self.waiting.remove(turn);
             sequence.become_state(State::Running);
             sequence.slot = self.slots.pop();
+            let first = sequence.preemptions == 0;
             let chunk = self.next_chunk(key, *budget).expect("a request at its limits has ended");
+            let held = self.table.get(key).blocks.len();
+            let needed = self.kv.blocks_for((chunk.start + chunk.tokens) as usize).saturating_sub(held);
+            self.grow(key, needed);
             self.running.push(key);
             self.push_row(key, chunk, budget, batch, plan);
             if first {
                 plan.admitted.push(key);
             }
         }
+    }
+
+    /// Whether a request that waits would fit at this moment if none of its blocks were cached.
+    fn fits(&self, key: Key) -> bool {
+        let sequence = self.table.get(key);
+        let known = self.kv.prefix().find_chain(sequence.chain(self.kv.block_tokens())).count();
+        self.kv.free().saturating_sub(self.promised) + known >= self.kv.blocks_for(sequence.tokens.len() + 1)
+    }
+
+    /// Gives a waiting request the cached blocks at its start, and the promise of those for its other tokens and the next. `false` where
+    /// they do not fit.
+    fn reserve(&mut self, key: Key, plan: &mut Plan) -> bool {
+        let sequence = self.table.get_mut(key);
+        if !sequence.blocks.is_empty() {
+            self.remote_blocks -= sequence.blocks.len();
+            return true;
+        }
+        let blocks = self.kv.blocks_for(sequence.tokens.len() + 1);
+        let mut table = std::mem::take(&mut sequence.blocks);
+        let hits = self.kv.hold_known(sequence.chain(self.kv.block_tokens()), blocks, self.promised, &mut table);
+        sequence.blocks = table;
+        let Some(hits) = hits else { return false };
+        sequence.promised = blocks - hits;
+        self.promised += blocks - hits;
+        let cached = sequence.start_behind(hits, self.kv.block_tokens());
+        if sequence.preemptions == 0 {
+            sequence.cached_tokens = cached;
+            // Blocks that were brought back may have been taken again since.
+            sequence.disk_tokens = sequence.disk_tokens.min(cached);
+            sequence.host_tokens = sequence.host_tokens.min(cached - sequence.disk_tokens);
+            let restored = sequence.host_tokens + sequence.disk_tokens;
+            plan.query_tokens += sequence.tokens.len() as u64;
+            plan.hit_tokens += u64::from(cached - restored);
+            if self.kv.tiers().is_some() {
+                plan.lower_query_tokens += sequence.tokens.len() as u64 - u64::from(cached - restored);
+                plan.lower_hit_tokens += u64::from(restored);
+            }
+        }
+        true
     }
 
     fn push_row(&mut self, key: Key, chunk: Chunk, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
@@ -254,6 +355,7 @@ impl Schedule {
         sequence.progress.computed = 0;
         sequence.progress.settled = 0;
         sequence.progress.sampled_here = false;
+        self.promised -= std::mem::take(&mut sequence.promised);
         let launch = if sequence.in_flight > 0 { sequence.last_launch } else { self.settled };
         self.retire_blocks(launch, blocks, slot);
     }
@@ -307,24 +409,37 @@ impl Schedule {
         }
     }
 
-    /// Takes requests that have ended out of the lists.
+    /// Takes requests that have ended out of the list of those that run.
     pub fn sweep(&mut self) {
         let table = &self.table;
         self.running.retain(|&key| table.holds(key));
-        self.waiting.retain(|&key| table.holds(key));
+    }
+
+    /// Counts anew what running requests were promised; for tests.
+    pub fn check(&self) {
+        let promised: usize = self.table.iter().map(|sequence| sequence.promised).sum();
+        assert_eq!(self.promised, promised, "promised blocks");
+        let waiting = self.table.iter().filter(|sequence| sequence.turn.is_some()).count();
+        assert_eq!(self.waiting.len(), waiting, "who has a turn waits");
     }
 }
 
-/// Gives a request blocks for all its tokens and the next, the first of them from the prefix cache, and says how many tokens those
-/// hold. At least one token is left to compute: what is sampled comes from it. `None` where it does not fit.
-pub fn reserve(kv: &mut Kv, sequence: &mut Sequence) -> Option<u32> {
-    let tokens = sequence.tokens.len();
-    let blocks = kv.blocks_for(tokens + 1);
-    let chain = if sequence.scores() { 0 } else { (tokens - 1) / kv.block_tokens() };
-    let chain = &sequence.hashes[..chain.min(sequence.hashes.len())];
-    let hits = kv.take(chain, blocks, &mut sequence.blocks)?;
-    sequence.offered = hits;
-    let cached = u32::try_from(hits * kv.block_tokens()).expect("a prompt fits the context");
-    sequence.progress.restart(cached);
-    Some(cached)
+/// Gives a request all blocks for its tokens and the next at once, the first of them from the prefix cache, and says how many tokens
+/// those hold. `None` where they do not fit.
+pub fn reserve_all(kv: &mut Kv, sequence: &mut Sequence) -> Option<u32> {
+    let blocks = kv.blocks_for(sequence.tokens.len() + 1);
+    let mut table = std::mem::take(&mut sequence.blocks);
+    let hits = kv.take(sequence.chain(kv.block_tokens()), blocks, &mut table);
+    sequence.blocks = table;
+    Some(sequence.start_behind(hits?, kv.block_tokens()))
+}
+
+impl Sequence {
+    /// The request begins behind `hits` cached blocks; says how many tokens those are.
+    fn start_behind(&mut self, hits: usize, block_tokens: usize) -> u32 {
+        self.offered = hits;
+        let cached = u32::try_from(hits * block_tokens).expect("a prompt fits the context");
+        self.progress.restart(cached);
+        cached
+    }
 }

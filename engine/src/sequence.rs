@@ -9,6 +9,7 @@ use domain::ExtraKeys;
 use crate::backend::{BlockId, Input, Sample, Scored, Slot};
 use crate::handle::Submitted;
 use crate::kv::hash::BlockHash;
+use crate::plan::Turn;
 use crate::request::{FinishReason, FinishRules, RequestId, Sampling, Sink};
 use crate::sample::SharedState;
 
@@ -17,17 +18,18 @@ use crate::sample::SharedState;
 /// ```text
 ///               remote KV                    transfer ended
 ///   (mail) ──────────────▶ WaitingRemote ────────────────────▶ Waiting ──plan: admit──▶ Running
-///     │                          │                              ▲  │                     │  │
-///     └──────────────────────────┼──────────────────────────────┘  │◀──plan: preempt─────┘  │
+///     │                          │                              ▲  │ ▲                   │  │
+///     └──────────────────────────┼──────────────────────────────┘  │ └──plan: preempt────┘  │
 ///                                └───────── mail: abort ───────────┴──▶ Finished ◀──────────┘
 ///                                                                        settle: last token; mail: abort
 /// ```
-/// Mail moves what comes from outside, the plan admits and preempts, settling ends. A preempted request is `Waiting` again, at the
+/// On its way from `Waiting` to `Running` a request is `Restoring` while blocks of its prompt come back from a lower tier. Mail moves what comes from outside, the plan admits and preempts, settling ends. A preempted request is `Waiting` again, at the
 /// front; what it has generated is recomputed like a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Waiting,
     WaitingRemote,
+    Restoring,
     Running,
     Finished,
 }
@@ -35,10 +37,10 @@ pub enum State {
 impl State {
     /// Whether the drawing has an arrow from here to `next`.
     pub fn may_become(self, next: Self) -> bool {
-        use State::{Finished, Running, Waiting, WaitingRemote};
+        use State::{Finished, Restoring, Running, Waiting, WaitingRemote};
         matches!(
             (self, next),
-            (Waiting, WaitingRemote | Running | Finished) | (WaitingRemote, Waiting | Finished) | (Running, Waiting | Finished)
+            (Waiting, WaitingRemote | Restoring | Running | Finished) | (WaitingRemote | Restoring | Running, Waiting | Finished)
         )
     }
 }
@@ -146,8 +148,18 @@ pub struct Sequence {
     pub in_flight: u32,
     pub last_launch: u64,
 
-    /// Prompt tokens found in the cache at the first admission, and those that came from elsewhere.
+    /// Its place in the queue while it is `Waiting`.
+    pub turn: Option<Turn>,
+    /// Free blocks that it was admitted with and has not taken yet.
+    pub promised: usize,
+    /// Lower tiers were asked for its blocks since it last lost them.
+    pub restored: bool,
+
+    /// Prompt tokens found in the cache at the first admission, those among them that came back from host memory and from the disk,
+    /// and those that came from another engine.
     pub cached_tokens: u32,
+    pub host_tokens: u32,
+    pub disk_tokens: u32,
     pub remote_tokens: u32,
     pub preemptions: u32,
     pub arrived: Instant,
@@ -180,7 +192,12 @@ impl Sequence {
             offered: 0,
             in_flight: 0,
             last_launch: 0,
+            turn: None,
+            promised: 0,
+            restored: false,
             cached_tokens: 0,
+            host_tokens: 0,
+            disk_tokens: 0,
             remote_tokens: 0,
             preemptions: 0,
             arrived: request.arrived,

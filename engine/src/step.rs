@@ -2,6 +2,7 @@
 
 mod mail;
 mod settle;
+mod tier;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use crate::backend::{Backend, Batch, BlockId, DeviceError, Outcomes, Ticket};
 use crate::config::{Config, ConfigError};
 use crate::handle::{Departed, Door, Handle, Limits, Mail, Outlook};
+use crate::kv::disk::Disk;
 use crate::kv::event::KvSink;
 use crate::kv::hash::BlockHasher;
 use crate::observe::{AdmittedReport, Observer, Stats, StepReport};
@@ -25,12 +27,14 @@ pub struct Ports {
     pub kv_events: Option<Box<dyn KvSink>>,
     /// Begins transfers of remote KV. Without it, `remote_kv` requests are computed here.
     pub fetch: Option<Box<dyn Fetch>>,
+    /// Keeps [`Config::disk_blocks`] blocks.
+    pub disk: Option<Box<dyn Disk>>,
 }
 
 impl Ports {
     /// A clock, and nobody who listens.
     pub fn new(clock: impl Fn() -> Instant + Send + 'static) -> Self {
-        Self { clock: Box::new(clock), observer: None, kv_events: None, fetch: None }
+        Self { clock: Box::new(clock), observer: None, kv_events: None, fetch: None, disk: None }
     }
 }
 
@@ -51,6 +55,7 @@ pub struct Engine {
     schedule: Schedule,
     /// Blocks of requests that ended while a transfer wrote to them.
     adrift: HashMap<RequestId, Vec<BlockId>>,
+    lower: tier::Lower,
     in_flight: VecDeque<Launch>,
     /// End of the last batch: the next one had the device from then on.
     settled_at: Option<Instant>,
@@ -86,16 +91,23 @@ pub enum Activity {
 
 impl Engine {
     /// An engine on `backend`, and the door to it.
-    pub fn new(backend: Box<dyn Backend>, config: Config, ports: Ports) -> Result<(Self, Handle), ConfigError> {
+    pub fn new(backend: Box<dyn Backend>, config: Config, mut ports: Ports) -> Result<(Self, Handle), ConfigError> {
         let capacity = backend.capacity();
         config.check(&capacity)?;
+        let disk = ports.disk.take();
+        if disk.is_none() && config.disk_blocks > 0 {
+            return Err(ConfigError(vec!["disk_blocks is set and there is no disk".into()]));
+        }
+        let lower = tier::Lower::new(&*backend, config.host_blocks, disk)?;
+        let now = (ports.clock)();
         let door = Arc::new(Door::new(Limits::new(capacity, config)));
         let tells_events = ports.kv_events.is_some();
-        let engine = Self {
+        let mut engine = Self {
             backend,
             ports,
             hasher: door.limits.hasher(),
-            schedule: Schedule::new(&door.limits, tells_events),
+            schedule: Schedule::new(&door.limits, tells_events, lower.loads_max(), now),
+            lower,
             adrift: HashMap::new(),
             in_flight: VecDeque::new(),
             settled_at: None,
@@ -110,6 +122,13 @@ impl Engine {
             ended: Vec::new(),
             door: Arc::clone(&door),
         };
+        engine.lower.find(&mut engine.schedule);
+        let bell = Arc::downgrade(&door);
+        engine.lower.wake_with(Arc::new(move || {
+            if let Some(door) = bell.upgrade() {
+                door.nudge();
+            }
+        }));
         engine.door.publish(&Stats { free_blocks: capacity.kv_blocks, ..engine.stats }, Departed::default());
         Ok((engine, Handle::new(door)))
     }
@@ -122,8 +141,9 @@ impl Engine {
             match self.step() {
                 Ok(Activity::Busy) => {}
                 Ok(Activity::Idle) => {
-                    let lease_end = self.schedule.kv.leases().next_end();
-                    let timeout = lease_end.map(|end| end.saturating_duration_since((self.ports.clock)()));
+                    let ends = [self.schedule.kv.leases().next_end(), self.schedule.restores.next_deadline()];
+                    let next = ends.into_iter().flatten().min();
+                    let timeout = next.map(|end| end.saturating_duration_since((self.ports.clock)()));
                     outlook = self.door.wait(outlook, timeout);
                 }
                 Ok(Activity::Ended) => return Ok(()),
@@ -139,8 +159,10 @@ impl Engine {
     /// One step. The batch that is launched computes while the one before it is settled, where the backend allows it.
     pub fn step(&mut self) -> Result<Activity, DeviceError> {
         self.report.clear();
-        let outlook = self.admit();
+        let outlook = self.admit()?;
         self.schedule.plan(&mut self.batch, &mut self.plan);
+        self.make_moves()?;
+        self.ask_disk();
         let launched = self.launch()?;
         let unsettled_max = if launched { self.backend.lag() } else { self.in_flight.len().saturating_sub(1) };
         while self.in_flight.len() > unsettled_max {
@@ -177,6 +199,8 @@ impl Engine {
                 request: sequence.id,
                 prompt_tokens,
                 cached_tokens,
+                host_tokens: sequence.host_tokens,
+                disk_tokens: sequence.disk_tokens,
                 remote_tokens: sequence.remote_tokens,
                 queue: now.saturating_duration_since(sequence.arrived),
             });
@@ -192,6 +216,8 @@ impl Engine {
         }
         self.stats.prefix_query_tokens += self.plan.query_tokens;
         self.stats.prefix_hit_tokens += self.plan.hit_tokens;
+        self.stats.lower_query_tokens += self.plan.lower_query_tokens;
+        self.stats.lower_hit_tokens += self.plan.lower_hit_tokens;
         self.stats.preemptions += u64::from(self.plan.preempted);
         self.report.preempted = self.plan.preempted;
     }
@@ -207,6 +233,11 @@ impl Engine {
         self.stats.waiting_remote = self.stats.waiting - schedule.waiting.len();
         (self.stats.used_blocks, self.stats.free_blocks, self.stats.cached_blocks) = (kv.used(), kv.free(), kv.known());
         self.stats.leases = kv.leases().len();
+        if let Some(tiers) = kv.tiers() {
+            self.stats.host_blocks = tiers.host().len();
+            self.stats.disk_blocks = tiers.disk().map_or(0, |disk| disk.len());
+            self.stats.tiers = tiers.counts;
+        }
         self.stats.kv_event_batches = kv.batches();
         self.door.publish(&self.stats, std::mem::take(&mut self.departed));
         if let Some(observer) = &mut self.ports.observer {
@@ -227,6 +258,10 @@ impl Engine {
         let Schedule { table, running, waiting, kv, .. } = &self.schedule;
         if !running.is_empty() || !self.in_flight.is_empty() {
             return Activity::Busy;
+        }
+        // Restores end by themselves, and what waits for their room goes on then.
+        if !self.schedule.restores.open.is_empty() {
+            return if self.schedule.restores_runnable { Activity::Busy } else { Activity::Idle };
         }
         let moved = !self.batch.rows.is_empty() || !self.report.settled.is_empty();
         assert!(waiting.is_empty() || moved, "a request alone fits, and yet none was admitted");
@@ -250,7 +285,9 @@ impl Engine {
         let tables = table.iter().map(|sequence| &sequence.blocks[..]);
         let retired_tables = retired.iter().map(|retired| &retired.blocks[..]);
         let adrift = self.adrift.values().map(|blocks| &blocks[..]);
-        kv.check(tables.chain(retired_tables).chain(adrift));
+        let restored = self.schedule.restores.open.iter().map(|restore| &restore.held[..]);
+        kv.check(tables.chain(retired_tables).chain(adrift).chain(restored));
+        self.schedule.check();
         for sequence in table.iter() {
             let settled = sequence.progress.settled as usize / kv.block_tokens();
             for &block in sequence.blocks.iter().skip(settled) {

@@ -87,4 +87,7 @@ pub struct Block {
     pub adapter: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<String>,
+    /// The tier, by the word of vLLM's events: "CPU", "STORAGE"; absent on the device. A block on two tiers is listed twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub medium: Option<String>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Fault, FaultKind};
-use engine_serve::{AnswerOptions, BackendChoice, Config, Encoding, FakeSpeed, KvEventsConfig, Limits, Progress};
+use engine_serve::{AnswerOptions, BackendChoice, Config, Encoding, FakeSpeed, KvDiskConfig, KvEventsConfig, Limits, Progress};
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -99,6 +99,7 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         block_tokens: args.block_size,
         kv_blocks: args.num_kv_blocks,
         kv_bytes: args.kv_cache_mib.unwrap_or(KV_CACHE_MIB) << 20,
+        kv_offloading_bytes: gib("--kv-offloading-size", args.kv_offloading_size.unwrap_or(0.0))?,
         waiting_max: Some(args.max_num_queued_reqs),
         waiting_tokens_max: Some(args.max_num_queued_tokens),
         ..Limits::default()
@@ -112,6 +113,10 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         responses_store: args.enable_responses_store,
         logprobs_max: u32::try_from(args.max_logprobs).ok(),
     };
+    config.kv_disk = args
+        .kv_disk_path
+        .as_ref()
+        .map(|path| KvDiskConfig { path: path.clone(), bytes: args.kv_disk_size_mib.saturating_mul(1 << 20) });
     config.kv_events = (!args.no_kv_events).then(|| kv_events(args));
     Ok(config)
 }
@@ -137,6 +142,13 @@ pub fn name_of(model: &str) -> String {
     }
     let file = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| model.to_owned());
     file.strip_suffix(".gguf").map_or(file.clone(), str::to_owned)
+}
+
+fn gib(flag: &str, value: f64) -> Result<usize, Fault> {
+    match value {
+        0.0..=1048576.0 => Ok((value * f64::from(1 << 30)) as usize),
+        _ => Err(Fault::new(FaultKind::Usage, format!("{flag} {value} is no size"), "give GiB, 0 or more")),
+    }
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration, Fault> {

@@ -23,6 +23,20 @@ pub enum Tier {
 impl Tier {
     pub const ALL: [Self; 3] = [Self::Gpu, Self::Cpu, Self::Disk];
 
+    /// By an event's medium, in any case; `None` for one that has no tier here.
+    pub fn named(medium: &str) -> Option<Self> {
+        let is = |name: &str| medium.eq_ignore_ascii_case(name);
+        if is("gpu") {
+            Some(Self::Gpu)
+        } else if is("cpu") || is("cpu_pinned") {
+            Some(Self::Cpu)
+        } else if is("storage") || is("disk") {
+            Some(Self::Disk)
+        } else {
+            None
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gpu => "gpu",
@@ -227,17 +241,7 @@ fn hash(value: &Value) -> Option<EngineHash> {
 
 fn tier(value: Option<&Value>) -> Option<Tier> {
     let Some(value) = value.filter(|value| !value.is_nil()) else { return Some(Tier::Gpu) };
-    let medium = value.as_str()?;
-    let is = |name: &str| medium.eq_ignore_ascii_case(name);
-    if is("gpu") {
-        Some(Tier::Gpu)
-    } else if is("cpu") || is("cpu_pinned") {
-        Some(Tier::Cpu)
-    } else if is("storage") || is("disk") {
-        Some(Tier::Disk)
-    } else {
-        None
-    }
+    Tier::named(value.as_str()?)
 }
 
 fn group(value: Option<&Value>) -> Option<u64> {

@@ -91,7 +91,19 @@ impl Rehash {
     fn stored(&mut self, stored: &Stored, changes: &mut Vec<Change>) {
         let blocks = stored.hashes.len() as u64;
         let Some(mut chain) = self.chain(stored) else {
-            self.unindexed += blocks;
+            // A block that is known already moves between tiers, whatever became of its parent.
+            let known = |hash| {
+                let held = self.held.get_mut(hash)?;
+                let moved = held.tiers & bit(stored.tier) == 0;
+                held.tiers |= bit(stored.tier);
+                Some((held.key, moved))
+            };
+            let known: Vec<(BlockKey, bool)> = stored.hashes.iter().filter_map(known).collect();
+            self.unindexed += blocks - known.len() as u64;
+            let keys: Vec<BlockKey> = known.into_iter().filter(|(_, moved)| *moved).map(|(key, _)| key).collect();
+            if !keys.is_empty() {
+                changes.push(Change::Stored { keys, tier: stored.tier });
+            }
             return;
         };
         let mut keys = Vec::with_capacity(stored.hashes.len());

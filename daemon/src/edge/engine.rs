@@ -154,15 +154,17 @@ impl EngineClient {
         let head = timeout(CHUNK_WITHIN, lines.next()).await.map_err(within)??.ok_or("an empty list")?;
         let head: state::BlocksHead = serde_json::from_slice(&head).map_err(|error| format!("head of the list: {error}"))?;
         let mut listed = Listed { sequence: head.sequence, events: Vec::new() };
+        let mut came = 0u64;
         while let Some(line) = timeout(CHUNK_WITHIN, lines.next()).await.map_err(within)?? {
             if listed.events.len() >= BLOCKS_MAX {
                 return Err(format!("more than {BLOCKS_MAX} blocks"));
             }
+            came += 1;
             let block: state::Block = serde_json::from_slice(&line).map_err(|error| format!("a block: {error}"))?;
-            listed.events.push(stored(block, head.block_tokens));
+            listed.events.extend(stored(block, head.block_tokens));
         }
-        if listed.events.len() as u64 != head.blocks {
-            return Err(format!("{} blocks were announced, {} came", head.blocks, listed.events.len()));
+        if came != head.blocks {
+            return Err(format!("{} blocks were announced, {came} came", head.blocks));
         }
         Ok(listed)
     }
@@ -177,9 +179,11 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-fn stored(block: state::Block, block_tokens: u32) -> Event {
-    let state::Block { hash, parent, tokens, adapter, cache_salt } = block;
-    Event::Stored(Stored {
+/// `None`: it lies on a tier that has no name here.
+fn stored(block: state::Block, block_tokens: u32) -> Option<Event> {
+    let state::Block { hash, parent, tokens, adapter, cache_salt, medium } = block;
+    let tier = medium.map_or(Some(Tier::Gpu), |medium| Tier::named(&medium))?;
+    Some(Event::Stored(Stored {
         hashes: vec![EngineHash(hash)],
         parent: parent.map(EngineHash),
         tokens,
@@ -187,10 +191,10 @@ fn stored(block: state::Block, block_tokens: u32) -> Event {
         adapter: adapter.map_or(Adapter::None, Adapter::Named),
         // The chain carries the salt on from its first block.
         extra: cache_salt.filter(|_| parent.is_none()).map(|salt| vec![vec![Extra::Text(salt)]]).unwrap_or_default(),
-        tier: Tier::Gpu,
+        tier,
         group: 0,
         full_attention: true,
-    })
+    }))
 }
 
 /// The state stream of a native engine.

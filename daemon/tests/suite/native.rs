@@ -74,7 +74,7 @@ async fn start(events: &Engine) -> Native {
 }
 
 fn block(hash: u64, parent: Option<u64>, tokens: &[u32]) -> Block {
-    Block { hash, parent, tokens: tokens.to_vec(), adapter: None, cache_salt: None }
+    Block { hash, parent, tokens: tokens.to_vec(), adapter: None, cache_salt: None, medium: None }
 }
 
 /// Waits until a log holds as many keys, and reads them.
@@ -136,10 +136,17 @@ async fn state_is_pushed_and_blocks_are_listed_and_followed() {
     assert_eq!(held(&log, 4).await, wanted);
 
     // Another life: what the old one held is forgotten, whatever its publisher still replays.
-    *native.listed.lock().unwrap() = (Some(3), vec![block(9, None, &tokens[4..8])]);
+    let lower = |hash, parent, tokens, medium: &str| Block { medium: Some(medium.into()), ..block(hash, parent, tokens) };
+    let listed = vec![
+        block(9, None, &tokens[4..8]),
+        lower(9, None, &tokens[4..8], "CPU"),
+        lower(10, Some(9), &tokens[8..12], "STORAGE"),
+        lower(11, Some(10), &tokens[8..12], "a tier of tomorrow"),
+    ];
+    *native.listed.lock().unwrap() = (Some(3), listed);
     native.state.send_modify(|state| state.incarnation = "00000000000000bb".into());
     agent.until("e", |e| e.incarnation == Incarnation(0xbb)).await;
-    held(&log, 1).await;
+    held(&log, 2).await;
 
     native.state.send_modify(|state| state.state = "draining".into());
     agent.until_state("e", EngineState::Draining).await;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use engine::backend::{Backend, Batch, Capacity, DeviceError, Input, Outcomes, Ticket};
+use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Sleep, Ticket};
 use engine::model::{self, Model};
 use engine::sample::Sampler;
 use engine_assets::ModelAssets;
@@ -184,5 +184,30 @@ impl Backend for CpuBackend {
         out.sampled.append(&mut self.outcomes.sampled);
         out.scored.append(&mut self.outcomes.scored);
         Ok(())
+    }
+
+    fn kv_block_bytes(&self) -> usize {
+        self.device.kv().shape().bytes()
+    }
+
+    fn kv_layout(&self) -> String {
+        format!("cpu f32 {:?} {:?}", self.device.kv().shape(), self.isa())
+    }
+
+    fn save_block(&mut self, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {
+        out.copy_from_slice(self.device.kv().block(block.0 as usize));
+        Ok(())
+    }
+
+    fn load_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.device.kv_mut().block_mut(block.0 as usize).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sleep(&mut self, _: Sleep) -> Result<(), DeviceError> {
+        // Weights are mapped from their files, or repacked in place: there is no second copy that could be given back.
+        let failed =
+            |error| DeviceError { device: "cpu".into(), what: format!("cannot give back the KV cache's memory: {error}") };
+        self.device.kv_mut().discard().map_err(failed)
     }
 }

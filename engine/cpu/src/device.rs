@@ -93,6 +93,14 @@ impl CpuDevice {
         self.capacity
     }
 
+    pub fn kv(&self) -> &KvRegion {
+        &self.kv
+    }
+
+    pub fn kv_mut(&mut self) -> &mut KvRegion {
+        &mut self.kv
+    }
+
     /// Takes over what the next forward pass computes.
     pub fn take(&mut self, batch: &Batch, last: &[u32]) -> Result<(), DeviceError> {
         self.taken.take(batch, &self.capacity, last, self.group).map_err(error)

@@ -71,4 +71,25 @@ impl KvRegion {
         // SAFETY: the layer exists, so the offset lies within a block. The map is page-aligned.
         unsafe { self.map.as_mut_ptr().cast::<f32>().add(layer * 2 * self.shape.half_len()) }
     }
+
+    /// The bytes of a block of all layers.
+    pub fn block(&self, block: usize) -> &[u8] {
+        let bytes = self.shape.bytes();
+        &self.map[block * bytes..(block + 1) * bytes]
+    }
+
+    pub fn block_mut(&mut self, block: usize) -> &mut [u8] {
+        let bytes = self.shape.bytes();
+        &mut self.map[block * bytes..(block + 1) * bytes]
+    }
+
+    /// Gives the region's memory back; it reads as zeros until it is written again.
+    pub fn discard(&mut self) -> io::Result<()> {
+        let (start, bytes) = (self.map.as_mut_ptr().cast(), self.map.len());
+        // SAFETY: the range is this mapping, which nobody else uses while `self` is borrowed; any bytes are valid values.
+        match unsafe { libc::madvise(start, bytes, libc::MADV_REMOVE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }

@@ -10,6 +10,7 @@ use engine_assets::ModelAssets;
 
 use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
+use crate::kv_disk::KvDiskConfig;
 
 /// Everything that a server is made of.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Config {
     pub answers: AnswerOptions,
     /// `None`: no KV events are published.
     pub kv_events: Option<KvEventsConfig>,
+    /// Where KV blocks go that leave host memory; `None`: nowhere.
+    pub kv_disk: Option<KvDiskConfig>,
     /// How long open requests may take after the server is told to end; then they are aborted.
     pub drain_timeout: Duration,
 }
@@ -40,6 +43,7 @@ impl Config {
             limits: Limits::default(),
             answers: AnswerOptions::default(),
             kv_events: None,
+            kv_disk: None,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -58,6 +62,12 @@ impl Config {
                     &format!("choose one of 1 to {NAME_BYTES_MAX} bytes"),
                 );
             }
+        }
+        if self.kv_disk.is_some() && self.limits.kv_offloading_bytes == 0 {
+            return usage(
+                "the KV cache has a disk and no host memory in front of it".into(),
+                "give --kv-offloading-size as well: blocks reach the disk through it",
+            );
         }
         if self.limits.connections_max == 0 || self.limits.body_bytes_max == 0 {
             return usage("connections_max or body_bytes_max is 0".into(), "give at least 1");
@@ -100,6 +110,8 @@ pub struct Limits {
     /// Number of KV blocks; `None`: as many as `kv_bytes` holds.
     pub kv_blocks: Option<usize>,
     pub kv_bytes: usize,
+    /// Host memory for KV blocks that leave the device; 0: none. vLLM's `kv_offloading_size`, in bytes.
+    pub kv_offloading_bytes: usize,
     pub prefix_caching: bool,
     /// Most requests that wait; `None`: the engine's default.
     pub waiting_max: Option<usize>,
@@ -120,6 +132,7 @@ impl Default for Limits {
             block_tokens: 16,
             kv_blocks: None,
             kv_bytes: 1 << 30,
+            kv_offloading_bytes: 0,
             prefix_caching: true,
             waiting_max: None,
             waiting_tokens_max: None,

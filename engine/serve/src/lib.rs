@@ -12,10 +12,12 @@
 mod config;
 mod edge;
 mod in_flight;
+mod kv_disk;
 mod load;
 mod metrics;
 mod serve;
 
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
+pub use kv_disk::KvDiskConfig;
 pub use serve::{Bound, Progress, Server, bind};

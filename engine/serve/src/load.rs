@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::config::{BackendChoice, Config, FakeSpeed};
 use crate::edge::app::App;
 use crate::edge::kv_events::EventQueue;
+use crate::kv_disk;
 use crate::metrics::Recorder;
 
 /// KV blocks of a fake engine that was not told: enough for a fleet's worth of prompts, and a few MB of digests.
@@ -56,6 +57,7 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     limits.prefix_caching = config.limits.prefix_caching;
     limits.waiting_max = config.limits.waiting_max.unwrap_or(limits.waiting_max);
     limits.waiting_tokens_max = config.limits.waiting_tokens_max.unwrap_or(limits.waiting_tokens_max);
+    tiers(config, &*backend, &mut limits, &mut ports)?;
     let (engine, handle) = Engine::new(backend, limits, ports)
         .map_err(|error| Fault::new(FaultKind::Config, format!("the engine's limits do not fit: {error}"), "change them"))?;
     let (result, ended) = oneshot::channel();
@@ -63,6 +65,32 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     let body = move || drop(result.send(engine.run()));
     thread("engine", body)?;
     Ok(Loaded { handle, text, ended })
+}
+
+/// Host memory and disk for KV blocks that leave the device.
+fn tiers(config: &Config, backend: &dyn Backend, limits: &mut engine::config::Config, ports: &mut Ports) -> Result<(), Fault> {
+    let (bytes, block_bytes) = (config.limits.kv_offloading_bytes, backend.kv_block_bytes());
+    if bytes == 0 {
+        return Ok(());
+    }
+    if bytes < block_bytes || block_bytes == 0 {
+        let what = format!("{bytes} bytes of host memory hold no KV block; one has {block_bytes}");
+        return Err(Fault::new(FaultKind::Usage, what, "give a larger --kv-offloading-size, or none"));
+    }
+    limits.host_blocks = bytes / block_bytes;
+    let Some(disk) = &config.kv_disk else { return Ok(()) };
+    let identity = kv_disk::Identity {
+        layout: backend.kv_layout(),
+        model: kv_disk::weights_identity(&config.assets.path),
+        hash_seed: &limits.hash_seed,
+        block_tokens: backend.capacity().block_tokens,
+        block_bytes,
+    };
+    let rank = config.kv_events.as_ref().map_or(0, |events| events.data_parallel_rank);
+    let (disk, places) = kv_disk::KvDisk::open(disk, rank, &identity)?;
+    limits.disk_blocks = places;
+    ports.disk = Some(Box::new(disk));
+    Ok(())
 }
 
 /// Starts a named thread.

@@ -4,6 +4,7 @@
 mod answers;
 mod buckets;
 mod process;
+mod tiers;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -55,6 +56,7 @@ pub struct Metrics {
     prompt_tokens: IntCounter,
     prompt_tokens_cached: IntCounter,
     sources: Sources,
+    tiers: tiers::Tiers,
     generation_tokens: IntCounter,
     success: Success,
     rejections: Rejections,
@@ -191,6 +193,7 @@ impl Metrics {
             prompt_tokens_cached: make.counter("prompt_tokens_cached", "Prompt tokens that were not computed."),
             generation_tokens: make.counter("generation_tokens", "Tokens generated."),
             sources: Sources { computed, cached, remote },
+            tiers: tiers::Tiers::new(&make),
             success: Success { stop, length, abort, error },
             rejections: Rejections { requests, tokens, not_ready },
             time_to_first_token: make.histogram(
@@ -278,6 +281,7 @@ impl Metrics {
             let (used, total) = (stats.used_blocks as f64, stats.total_blocks.max(1) as f64);
             self.kv_cache_usage.set(used / total);
             self.gpu_cache_usage.set(used / total);
+            self.tiers.read(stats);
         }
         self.process.read();
         // Routers take the newest series by this value.
@@ -318,7 +322,8 @@ impl Metrics {
         report.settled.iter().for_each(|batch| self.iteration_tokens.observe(f64::from(batch.tokens())));
         for admitted in &report.admitted {
             self.prefix_queries.inc_by(admitted.prompt_tokens.into());
-            self.prefix_hits.inc_by(admitted.cached_tokens.into());
+            self.prefix_hits.inc_by(admitted.cached_tokens.saturating_sub(admitted.host_tokens + admitted.disk_tokens).into());
+            self.tiers.admitted(admitted);
             self.prompt_tokens.inc_by(admitted.prompt_tokens.into());
             let (cached, remote) = (u64::from(admitted.cached_tokens), u64::from(admitted.remote_tokens));
             self.prompt_tokens_cached.inc_by(cached + remote);

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Row, Sampled, Ticket};
+use super::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Row, Sampled, Sleep, Ticket};
 use crate::request::Sampling;
 use crate::sample::Sampler;
 
@@ -221,6 +221,36 @@ impl Backend for Fake {
         out.sampled.append(&mut launched.outcomes.sampled);
         out.scored.append(&mut launched.outcomes.scored);
         self.spare.push(launched.outcomes);
+        Ok(())
+    }
+
+    fn kv_block_bytes(&self) -> usize {
+        self.capacity.block_tokens * size_of::<u64>()
+    }
+
+    fn kv_layout(&self) -> String {
+        format!("fake digests, {} tokens", self.capacity.block_tokens)
+    }
+
+    fn save_block(&mut self, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {
+        let start = block.0 as usize * self.capacity.block_tokens;
+        let digests = &self.kv[start..start + self.capacity.block_tokens];
+        for (out, digest) in out.chunks_exact_mut(size_of::<u64>()).zip(digests) {
+            out.copy_from_slice(&digest.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn load_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        let start = block.0 as usize * self.capacity.block_tokens;
+        for (digest, bytes) in self.kv[start..].iter_mut().zip(bytes.as_chunks().0) {
+            *digest = u64::from_le_bytes(*bytes);
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self, _: Sleep) -> Result<(), DeviceError> {
+        self.kv.fill(0);
         Ok(())
     }
 }

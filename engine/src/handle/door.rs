@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Leased, Limits, RemoteOutcome};
+use super::{Leased, Limits, RemoteOutcome, Reset};
 use crate::config::Config;
 use crate::kv::event::BlockList;
 use crate::kv::hash::BlockHash;
@@ -31,6 +31,8 @@ pub(super) struct Inbox {
     pub dropped: u64,
     pub draining: bool,
     pub dead: bool,
+    /// Somebody other than a handle has something for the engine.
+    pub nudged: bool,
 }
 
 /// What the engine takes from the door at once.
@@ -60,7 +62,7 @@ pub(crate) struct Submitted {
 
 pub(crate) enum Command {
     AbortAll(FinishReason),
-    ResetPrefixCache(Box<dyn FnOnce(bool) + Send>),
+    ResetPrefixCache(Reset, Box<dyn FnOnce(bool) + Send>),
     Blocks(Box<dyn FnOnce(BlockList) + Send>),
     Lease { chain: Vec<BlockHash>, expires: Instant, reply: Box<dyn FnOnce(Option<Leased>) + Send> },
     Renew(LeaseId, Instant),
@@ -116,13 +118,20 @@ impl Door {
         assert!(mail.is_empty(), "mail is handled before more is taken");
         let mut inbox = self.lock();
         std::mem::swap(&mut inbox.mail, mail);
+        inbox.nudged = false;
         inbox.outlook()
+    }
+
+    /// Wakes the engine to look at its ports.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.bell.notify_one();
     }
 
     /// Waits until there is mail, the outlook is no longer `outlook`, or `timeout` has passed; says what it is then.
     pub fn wait(&self, outlook: Outlook, timeout: Option<Duration>) -> Outlook {
         let inbox = self.lock();
-        let idle = |inbox: &mut Inbox| inbox.mail.is_empty() && inbox.outlook() == outlook;
+        let idle = |inbox: &mut Inbox| inbox.mail.is_empty() && !inbox.nudged && inbox.outlook() == outlook;
         let inbox = match timeout {
             Some(timeout) => self.bell.wait_timeout_while(inbox, timeout, idle).unwrap_or_else(PoisonError::into_inner).0,
             None => self.bell.wait_while(inbox, idle).unwrap_or_else(PoisonError::into_inner),

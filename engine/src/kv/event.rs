@@ -28,14 +28,36 @@ pub struct KvBatch {
 #[derive(Clone, Debug, PartialEq)]
 pub enum KvEvent {
     Stored(Stored),
-    /// These blocks are no longer cached.
-    Removed(Vec<BlockHash>),
-    /// Nothing is cached any more.
+    /// These blocks are no longer cached there; another tier may hold them.
+    Removed {
+        hashes: Vec<BlockHash>,
+        medium: Medium,
+    },
+    /// Nothing is cached any more, on any tier.
     Cleared,
 }
 
-/// A run of full blocks of one sequence, each the parent of the next. `medium` is "GPU" on the wire, `group_idx` 0 and the kind
-/// `full_attention`, for any device: they name the first tier and the only KV group.
+/// The tier on which a block lies, by vLLM's words: "GPU" is the first tier of any device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Medium {
+    Device,
+    Host,
+    Disk,
+}
+
+impl Medium {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "GPU",
+            Self::Host => "CPU",
+            Self::Disk => "STORAGE",
+        }
+    }
+}
+
+/// A run of full blocks of one sequence, each the parent of the next. On the wire `group_idx` is 0 and the kind `full_attention`: there
+/// is one KV group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
     pub hashes: Vec<BlockHash>,
@@ -49,6 +71,7 @@ pub struct Stored {
     pub extra: Arc<ExtraKeys>,
     /// Position of the first block in its sequence, in blocks.
     pub first_block: usize,
+    pub medium: Medium,
 }
 
 /// One cached block of a listing.
@@ -60,9 +83,10 @@ pub struct CachedBlock {
     pub extra: Arc<ExtraKeys>,
     /// Position in its sequence, in blocks.
     pub index: usize,
+    pub medium: Medium,
 }
 
-/// What the prefix cache holds, parents before their children.
+/// What the prefix cache holds, parents before their children. A block on two tiers is listed twice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockList {
     /// The list holds before the event batch of this sequence, and after all earlier ones.

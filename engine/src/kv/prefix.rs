@@ -3,12 +3,12 @@
 //! The known blocks form a tree: a block is known only while its parent is. Holders keep that up: who holds a known block holds all
 //! before it, and a sequence's blocks are freed last block first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use domain::ExtraKeys;
 
-use super::event::CachedBlock;
+use super::event::{CachedBlock, Medium};
 use super::hash::BlockHash;
 use crate::backend::BlockId;
 
@@ -23,7 +23,7 @@ pub struct Prefix {
 }
 
 /// What a known block holds, but for its tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     pub hash: BlockHash,
     pub parent: Option<BlockHash>,
@@ -70,32 +70,46 @@ impl Prefix {
         assert!(self.content[i].replace(content).is_none(), "{block:?} is known by one hash");
     }
 
-    /// Makes a block unknown; says by which hash it was known.
-    pub fn remove(&mut self, block: BlockId) -> Option<BlockHash> {
-        let hash = self.content[block.0 as usize].take()?.hash;
-        self.by_hash.remove(&hash).expect("a known block can be found by its hash");
-        Some(hash)
+    /// What a known block holds.
+    pub fn get(&self, block: BlockId) -> Option<&Content> {
+        self.content[block.0 as usize].as_ref()
     }
 
-    /// Makes these blocks, and all that are known behind them, unknown.
-    pub fn remove_trees(&mut self, roots: impl Iterator<Item = BlockId>) -> Vec<BlockHash> {
-        let mut removed: Vec<BlockHash> = roots.filter_map(|block| self.remove(block)).collect();
+    /// The token ids that a block was last known by.
+    pub fn tokens(&self, block: BlockId) -> &[u32] {
+        let start = block.0 as usize * self.block_tokens;
+        &self.tokens[start..start + self.block_tokens]
+    }
+
+    /// Makes a block unknown; says what it was known to hold.
+    pub fn remove(&mut self, block: BlockId) -> Option<Content> {
+        let content = self.content[block.0 as usize].take()?;
+        self.by_hash.remove(&content.hash).expect("a known block can be found by its hash");
+        Some(content)
+    }
+
+    /// Makes the blocks with a hash in `gone` unknown, and all that are known behind them; their hashes join `gone`.
+    pub fn remove_behind(&mut self, gone: &mut HashSet<BlockHash>) -> Vec<BlockHash> {
         // Rare, so that no list of children is kept for it: parents come first in this order.
         let mut rest: Vec<(u32, u32)> = Vec::new();
         for (block, content) in (0..).zip(&self.content) {
             rest.extend(content.as_ref().map(|content| (content.index, block)));
         }
         rest.sort_unstable();
-        let mut gone: std::collections::HashSet<BlockHash> = removed.iter().copied().collect();
+        let mut removed = Vec::new();
         for (_, block) in rest {
-            let parent = self.content[block as usize].as_ref().and_then(|content| content.parent);
-            if parent.is_some_and(|parent| gone.contains(&parent)) {
-                let hash = self.remove(BlockId(block)).expect("it is known");
+            let Some(Content { hash, parent, .. }) = self.content[block as usize] else { continue };
+            if gone.contains(&hash) || parent.is_some_and(|parent| gone.contains(&parent)) {
+                self.remove(BlockId(block));
                 gone.insert(hash);
                 removed.push(hash);
             }
         }
         removed
+    }
+
+    pub fn hashes(&self) -> Vec<BlockHash> {
+        self.by_hash.keys().copied().collect()
     }
 
     pub fn clear(&mut self) {
@@ -104,12 +118,12 @@ impl Prefix {
     }
 
     /// All known blocks, parents before their children.
-    pub fn list(&self) -> Vec<CachedBlock> {
+    pub fn list(&self, medium: Medium) -> Vec<CachedBlock> {
         let mut list: Vec<CachedBlock> = Vec::with_capacity(self.len());
         for (content, tokens) in self.content.iter().zip(self.tokens.chunks_exact(self.block_tokens)) {
             let Some(Content { hash, parent, index, extra }) = content else { continue };
             let (hash, parent, extra, index) = (*hash, *parent, Arc::clone(extra), *index as usize);
-            list.push(CachedBlock { hash, parent, tokens: tokens.to_vec(), extra, index });
+            list.push(CachedBlock { hash, parent, tokens: tokens.to_vec(), extra, index, medium });
         }
         list.sort_by_key(|block| block.index);
         list

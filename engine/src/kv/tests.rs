@@ -2,6 +2,7 @@
 
 use domain::ExtraKeys;
 
+use super::event::{KvEvent, Stored};
 use super::*;
 
 const BLOCK_TOKENS: usize = 2;
@@ -23,6 +24,10 @@ fn compute(kv: &mut Kv, chain: &[BlockHash], extra: &Arc<ExtraKeys>) -> Vec<Bloc
     table
 }
 
+fn removed(names: &[u8]) -> KvEvent {
+    KvEvent::Removed { hashes: names.iter().copied().map(hash).collect(), medium: Medium::Device }
+}
+
 fn events(kv: &mut Kv) -> Vec<KvEvent> {
     kv.take_events().map(|batch| batch.events).unwrap_or_default()
 }
@@ -38,12 +43,13 @@ fn a_run_of_blocks_is_one_event_and_eviction_takes_its_end() {
         block_tokens: BLOCK_TOKENS,
         extra: Arc::clone(&extra),
         first_block: 0,
+        medium: Medium::Device,
     };
     assert_eq!(kv.take_events(), Some(KvBatch { sequence: 0, events: vec![KvEvent::Stored(stored)] }));
     kv.release(&table);
     let mut other = Vec::new();
     assert_eq!(kv.take(&[], 3, &mut other), Some(0));
-    assert_eq!(kv.take_events(), Some(KvBatch { sequence: 1, events: vec![KvEvent::Removed(vec![hash(3), hash(2)])] }));
+    assert_eq!(kv.take_events(), Some(KvBatch { sequence: 1, events: vec![removed(&[3, 2])] }));
     assert_eq!(kv.take_events(), None);
     let list = kv.list();
     assert_eq!((list.sequence, list.blocks.len(), list.blocks[0].hash), (2, 1, hash(1)));
@@ -90,7 +96,7 @@ fn what_is_forgotten_takes_its_children_along() {
     let alone = compute(&mut kv, &[hash(9)], &extra);
     events(&mut kv);
     kv.forget(&long[..1]);
-    let [KvEvent::Removed(removed)] = &events(&mut kv)[..] else { panic!("one event") };
+    let [KvEvent::Removed { hashes: removed, medium: Medium::Device }] = &events(&mut kv)[..] else { panic!("one event") };
     let mut removed = removed.clone();
     removed.sort();
     assert_eq!(removed, [1, 2, 3, 4].map(hash));
@@ -109,9 +115,9 @@ fn a_reset_waits_for_holders() {
     let (mut kv, extra) = (Kv::new(4, BLOCK_TOKENS, true), Arc::default());
     let table = compute(&mut kv, &[hash(1)], &extra);
     events(&mut kv);
-    assert!(!kv.reset());
+    assert!(!kv.reset(false));
     kv.release(&table);
-    assert!(kv.reset());
+    assert!(kv.reset(false));
     assert_eq!(events(&mut kv), [KvEvent::Cleared]);
     assert_eq!((kv.known(), kv.free()), (0, 4));
     // The block is free as any other: it is handed out without an event.

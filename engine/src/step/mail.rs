@@ -2,20 +2,24 @@
 
 use std::time::Instant;
 
-use super::Engine;
-use crate::handle::{Command, Leased, Outlook, RemoteOutcome, Submitted};
+use super::{Engine, Fetch};
+use crate::backend::DeviceError;
+use crate::handle::{Command, Leased, Outlook, RemoteOutcome, Reset, Submitted};
 use crate::observe::FinishedReport;
-use crate::plan::reserve;
+use crate::plan::reserve_all;
 use crate::request::{FinishReason, Finished, Output, RequestId};
 use crate::sequence::{Key, Sequence, State};
 
 impl Engine {
     /// Takes in all mail. New requests come before aborts, so that an abort finds a request that was submitted just before.
-    pub(super) fn admit(&mut self) -> Outlook {
+    pub(super) fn admit(&mut self) -> Result<Outlook, DeviceError> {
         let now = (self.ports.clock)();
+        self.take_answers(now)?;
         let mut mail = std::mem::take(&mut self.mail);
         let outlook = self.door.take(&mut mail);
-        mail.submitted.drain(..).for_each(|submitted| self.accept(submitted));
+        for submitted in mail.submitted.drain(..) {
+            self.accept(submitted)?;
+        }
         let aborted = !mail.aborts.is_empty();
         for (id, reason) in mail.aborts.drain(..) {
             if let Some(key) = self.schedule.table.find(id) {
@@ -25,46 +29,57 @@ impl Engine {
         if aborted {
             self.schedule.sweep();
         }
-        mail.commands.drain(..).for_each(|command| self.obey(command));
+        for command in mail.commands.drain(..) {
+            self.obey(command)?;
+        }
         self.mail = mail;
         self.schedule.kv.expire_leases(now);
-        outlook
+        Ok(outlook)
     }
 
-    fn accept(&mut self, submitted: Submitted) {
+    fn accept(&mut self, submitted: Submitted) -> Result<(), DeviceError> {
         let key = self.schedule.table.insert(Sequence::new(submitted));
-        if !self.fetch(key) {
-            self.schedule.waiting.push_back(key);
+        if !self.fetch(key)? {
+            self.schedule.wait(key);
         }
+        Ok(())
     }
 
     /// Begins the transfer of a request's KV. `false`: it brings none, or there is no room for one more that waits with its blocks;
     /// then it is computed here.
-    fn fetch(&mut self, key: Key) -> bool {
-        let Some(fetch) = &mut self.ports.fetch else { return false };
+    fn fetch(&mut self, key: Key) -> Result<bool, DeviceError> {
+        if self.ports.fetch.is_none() {
+            return Ok(false);
+        }
         let schedule = &mut self.schedule;
         let sequence = schedule.table.get_mut(key);
         let pinned = schedule.kv.leases().blocks() + schedule.remote_blocks + schedule.kv.blocks_for(sequence.tokens.len() + 1);
         if !sequence.remote_kv || pinned > self.door.limits.config.pinned_blocks_max {
-            return false;
+            return Ok(false);
         }
-        let Some(cached) = reserve(&mut schedule.kv, sequence) else { return false };
-        if !fetch.fetch(sequence.id, sequence.kv_transfer.as_deref(), &sequence.blocks, cached) {
+        let Some(cached) = reserve_all(&mut schedule.kv, sequence) else { return Ok(false) };
+        // What the blocks held is saved before the transfer writes to them.
+        self.make_moves()?;
+        let schedule = &mut self.schedule;
+        let sequence = schedule.table.get_mut(key);
+        let begun =
+            |fetch: &mut Box<dyn Fetch>| fetch.fetch(sequence.id, sequence.kv_transfer.as_deref(), &sequence.blocks, cached);
+        if !self.ports.fetch.as_mut().is_some_and(begun) {
             schedule.retire(key);
-            return false;
+            return Ok(false);
         }
         sequence.become_state(State::WaitingRemote);
         sequence.cached_tokens = cached;
         schedule.remote_blocks += sequence.blocks.len();
         self.stats.prefix_query_tokens += sequence.tokens.len() as u64;
         self.stats.prefix_hit_tokens += u64::from(cached);
-        true
+        Ok(true)
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command) -> Result<(), DeviceError> {
         match command {
             Command::AbortAll(reason) => self.end_all(&reason),
-            Command::ResetPrefixCache(reply) => reply(self.schedule.kv.reset()),
+            Command::ResetPrefixCache(reset, reply) => reply(self.reset(reset)?),
             Command::Blocks(reply) => {
                 // The list holds between two batches.
                 self.publish_events();
@@ -82,6 +97,22 @@ impl Engine {
             Command::Release(lease) => self.schedule.kv.release_lease(lease),
             Command::Remote(id, outcome) => self.remote_done(id, outcome),
         }
+        Ok(())
+    }
+
+    /// Forgets the prefix cache; says whether nobody held a block of it.
+    fn reset(&mut self, reset: Reset) -> Result<bool, DeviceError> {
+        if reset.running {
+            while !self.in_flight.is_empty() {
+                self.settle()?;
+            }
+            self.stats.preemptions += self.schedule.preempt_all() as u64;
+        }
+        let done = self.schedule.kv.reset(reset.lower);
+        if done && reset.lower {
+            self.lower.clear();
+        }
+        Ok(done)
     }
 
     fn remote_done(&mut self, id: RequestId, outcome: RemoteOutcome) {
@@ -108,7 +139,7 @@ impl Engine {
             }
         }
         // It waited its turn already, and holds blocks.
-        schedule.waiting.push_front(key);
+        schedule.wait_first(key);
     }
 
     /// Ends every request.
@@ -134,7 +165,13 @@ impl Engine {
             State::WaitingRemote => {
                 self.adrift.insert(sequence.id, std::mem::take(&mut sequence.blocks));
             }
-            State::Waiting => schedule.remote_blocks -= sequence.blocks.len(),
+            State::Waiting => {
+                schedule.remote_blocks -= sequence.blocks.len();
+                if let Some(turn) = sequence.turn.take() {
+                    schedule.waiting.remove(turn);
+                }
+            }
+            State::Restoring => schedule.drop_restore(key),
             State::Running | State::Finished => {}
         }
         schedule.retire(key);

@@ -8,7 +8,7 @@ use domain::block::AdapterKey;
 use engine::backend::Capacity;
 use engine::backend::fake::Pace;
 use engine::config::Config;
-use engine::handle::{Busy, Leased, RemoteOutcome};
+use engine::handle::{Busy, Leased, RemoteOutcome, Reset};
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::request::{FinishReason, Output, Rejected, RequestId, Sampling};
 use engine::step::Activity;
@@ -401,7 +401,7 @@ fn the_prefix_cache_is_reset_when_nothing_runs() {
     let mut world = world(1);
     let reset = |world: &mut World| {
         let (sender, receiver) = mpsc::channel();
-        world.handle.reset_prefix_cache(move |done| sender.send(done).unwrap()).unwrap();
+        world.handle.reset_prefix_cache(Reset::default(), move |done| sender.send(done).unwrap()).unwrap();
         world.step();
         receiver.recv().unwrap()
     };
@@ -464,12 +464,12 @@ fn all_can_be_aborted_at_once() {
 #[test]
 fn commands_beyond_what_may_wait_are_refused_and_counted() {
     let mut world = World::new(DEVICE, 1, Config { commands_max: 2, ..Config::for_device(&DEVICE) });
-    let results: Vec<Result<(), Busy>> = (0..3).map(|_| world.handle.reset_prefix_cache(|_| ())).collect();
+    let results: Vec<Result<(), Busy>> = (0..3).map(|_| world.handle.reset_prefix_cache(Reset::default(), |_| ())).collect();
     assert_eq!(results, [Ok(()), Ok(()), Err(Busy::QueueFull)]);
     assert_eq!(world.handle.stats().dropped_commands, 1);
     world.step();
-    assert_eq!(world.handle.reset_prefix_cache(|_| ()), Ok(()));
+    assert_eq!(world.handle.reset_prefix_cache(Reset::default(), |_| ()), Ok(()));
     let World { engine, handle, .. } = world;
     drop(engine);
-    assert_eq!(handle.reset_prefix_cache(|_| ()), Err(Busy::EngineDead));
+    assert_eq!(handle.reset_prefix_cache(Reset::default(), |_| ()), Err(Busy::EngineDead));
 }

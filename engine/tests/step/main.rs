@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test whose own scaffolding breaks has failed")]
 
 mod cases;
+mod disk;
 mod property;
 mod thread;
+mod tiers;
 mod world;

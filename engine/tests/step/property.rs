@@ -6,11 +6,13 @@ use std::time::Duration;
 use engine::backend::Capacity;
 use engine::backend::fake::Pace;
 use engine::config::Config;
+use engine::handle::Reset;
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::request::{FinishReason, RequestId, Sampling};
 use engine::step::Activity;
 use proptest::prelude::*;
 
+use crate::disk::{Faults, Platter};
 use crate::world::{Ask, Transfer, World, ask};
 
 #[derive(Clone, Debug)]
@@ -18,6 +20,7 @@ struct Case {
     lag: usize,
     capacity: Capacity,
     config: Config,
+    faults: Faults,
     events: Vec<Event>,
 }
 
@@ -42,6 +45,7 @@ enum Event {
     },
     Reset {
         after: u8,
+        reset: (bool, bool),
     },
     List {
         after: u8,
@@ -79,14 +83,19 @@ fn events(length_max: usize) -> impl Strategy<Value = Event> {
         3 => (after(), any::<prop::sample::Index>()).prop_map(|(after, which)| Event::Abort { after, which }),
         1 => (after(), 0..3u32, 1..length_max, 0..30u8)
             .prop_map(|(after, family, tokens, steps)| Event::Lease { after, prompt: prompt(family, tokens), steps }),
-        1 => after().prop_map(|after| Event::Reset { after }),
+        1 => (after(), any::<(bool, bool)>()).prop_map(|(after, reset)| Event::Reset { after, reset }),
         1 => after().prop_map(|after| Event::List { after }),
     ]
 }
 
 fn cases() -> impl Strategy<Value = Case> {
     let device = (0..3usize, 1..6usize, 3..24usize, 1..6usize, 0..12usize);
-    (device, 1..12usize, prop::bool::weighted(0.85), 0..8usize).prop_flat_map(|(device, chunk, prefix_caching, pinned)| {
+    let faults = (0..5usize, prop::option::weighted(0.3, 1..5usize), prop::option::weighted(0.2, 0..9usize), 0..6usize);
+    let faults = faults.prop_map(|(delay, loses_every, fails_after, room)| Faults { delay, loses_every, fails_after, room });
+    let tiers = prop_oneof![1 => Just((0, 0)), 1 => (1..9usize, Just(0)), 2 => (1..6usize, 1..12usize)];
+    let limits = (1..12usize, prop::bool::weighted(0.85), 0..8usize);
+    (device, limits, tiers, 1..8u64, faults).prop_flat_map(|(device, limits, tiers, wait_ms, faults)| {
+        let (chunk, prefix_caching, pinned) = limits;
         let (lag, block_tokens, kv_blocks, slots, more_tokens) = device;
         let capacity = Capacity {
             vocabulary: VOCABULARY,
@@ -103,6 +112,9 @@ fn cases() -> impl Strategy<Value = Case> {
             pinned_blocks_max: pinned.min(kv_blocks - 2usize.div_ceil(block_tokens)),
             waiting_max: 12,
             waiting_tokens_max: 200,
+            host_blocks: tiers.0,
+            disk_blocks: tiers.1,
+            restore_wait_max: Duration::from_millis(wait_ms),
             ..Config::for_device(&capacity)
         };
         let length_max = config.length_max(&capacity);
@@ -110,6 +122,7 @@ fn cases() -> impl Strategy<Value = Case> {
             lag,
             capacity,
             config: config.clone(),
+            faults,
             events,
         })
     })
@@ -135,7 +148,8 @@ struct Run {
 
 impl Run {
     fn new(case: &Case) -> Self {
-        let world = World::new(case.capacity, case.lag, case.config.clone());
+        let platter = Platter::new(case.faults);
+        let world = World::with_disk(case.capacity, case.lag, case.config.clone(), platter);
         Self { world, open: Vec::new(), length_max: case.config.length_max(&case.capacity), transfers: Vec::new(), steps: 0 }
     }
 
@@ -167,7 +181,7 @@ impl Run {
         let (Event::Submit { after, .. }
         | Event::Abort { after, .. }
         | Event::Lease { after, .. }
-        | Event::Reset { after }
+        | Event::Reset { after, .. }
         | Event::List { after }) = *event;
         (0..after).for_each(|_| {
             self.step();
@@ -194,7 +208,9 @@ impl Run {
                 let expires = self.world.clock.now() + Duration::from_millis(u64::from(*steps));
                 self.world.handle.lease(chain, expires, |_| ()).unwrap();
             }
-            Event::Reset { .. } => self.world.handle.reset_prefix_cache(|_| ()).unwrap(),
+            &Event::Reset { reset: (running, lower), .. } => {
+                self.world.handle.reset_prefix_cache(Reset { running, lower }, |_| ()).unwrap();
+            }
             Event::List { .. } => self.world.check_list(),
         }
     }

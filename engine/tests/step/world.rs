@@ -1,7 +1,7 @@
 //! An engine that a test steps by hand: a watched fake device, a clock that stands still, a naive reader of its KV events, a
 //! transfer that ends when the test says so, and a ledger of every request.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,11 +11,13 @@ use engine::backend::fake::{Fake, Pace, Speed, expected};
 use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, NoToken, Outcomes, Row, Slot, Ticket};
 use engine::config::Config;
 use engine::handle::{Handle, RemoteOutcome};
-use engine::kv::event::{KvBatch, KvEvent, Stored};
+use engine::kv::event::{KvBatch, KvEvent, Medium, Stored};
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::observe::StepReport;
 use engine::request::{FinishReason, FinishRules, NewRequest, Output, Rejected, RequestId, Sampling};
 use engine::step::{Activity, Engine, Fetch, Ports};
+
+use crate::disk::{Faults, Platter, ScriptedDisk};
 
 /// Input with this token makes a device that [`Watched::poisons`] find no number.
 pub const POISON: u32 = 5;
@@ -62,6 +64,14 @@ struct RowUse {
 }
 
 impl Watched {
+    /// A block is copied while nobody writes to it, and filled while nobody sees it.
+    fn check_copy(&self, block: BlockId, fills: bool) {
+        for row_use in self.in_flight.iter().flat_map(|(_, uses)| uses) {
+            let from = if fills { 0 } else { row_use.writes_from };
+            assert!(!row_use.table[from..].contains(&block), "{block:?} is copied while a batch in flight uses it");
+        }
+    }
+
     fn check(&self, batch: &Batch) -> Vec<RowUse> {
         let capacity = self.fake.capacity();
         let tokens: usize = batch.rows.iter().map(|row| row.input.len()).sum();
@@ -135,13 +145,36 @@ impl Backend for Device {
         assert_eq!(oldest, ticket);
         Ok(())
     }
+
+    fn kv_block_bytes(&self) -> usize {
+        self.0.lock().unwrap().fake.kv_block_bytes()
+    }
+
+    fn save_block(&mut self, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {
+        let mut watched = self.0.lock().unwrap();
+        watched.check_copy(block, false);
+        watched.fake.save_block(block, out)
+    }
+
+    fn load_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        let mut watched = self.0.lock().unwrap();
+        watched.check_copy(block, true);
+        watched.fake.load_block(block, bytes)
+    }
 }
 
-/// A naive reader of KV events: what it believes to be cached.
+/// A naive reader of KV events: what it believes to be cached, and on which tiers.
 #[derive(Default)]
 pub struct Replay {
-    pub blocks: HashMap<BlockHash, (Option<BlockHash>, Vec<u32>)>,
+    pub blocks: HashMap<BlockHash, Known>,
     pub batches: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    pub parent: Option<BlockHash>,
+    pub tokens: Vec<u32>,
+    pub media: BTreeSet<Medium>,
 }
 
 impl Replay {
@@ -151,25 +184,37 @@ impl Replay {
         for event in batch.events {
             match event {
                 KvEvent::Stored(stored) => self.store(stored, hasher),
-                KvEvent::Removed(hashes) => {
+                KvEvent::Removed { hashes, medium } => {
                     for hash in hashes {
-                        assert!(self.blocks.remove(&hash).is_some(), "{hash} is removed and was not there");
+                        let known = self.blocks.get_mut(&hash).expect("what is removed was there");
+                        assert!(known.media.remove(&medium), "{hash} is removed from where it was not: {medium:?}");
+                        if known.media.is_empty() {
+                            self.blocks.remove(&hash);
+                        }
                     }
                 }
                 KvEvent::Cleared => self.blocks.clear(),
             }
         }
-        for (hash, (parent, _)) in &self.blocks {
-            assert!(parent.is_none_or(|parent| self.blocks.contains_key(&parent)), "{hash} outlived its parent");
+        for (hash, known) in self.on(Medium::Device) {
+            let on_device = |parent| self.blocks.get(parent).is_some_and(|known| known.media.contains(&Medium::Device));
+            assert!(known.parent.as_ref().is_none_or(on_device), "{hash} outlived its parent");
         }
     }
 
+    /// Blocks of one tier.
+    pub fn on(&self, medium: Medium) -> impl Iterator<Item = (&BlockHash, &Known)> {
+        self.blocks.iter().filter(move |(_, known)| known.media.contains(&medium))
+    }
+
     fn store(&mut self, stored: Stored, hasher: &mut BlockHasher) {
-        let Stored { hashes, mut parent, tokens, block_tokens, extra, first_block } = stored;
+        let Stored { hashes, mut parent, tokens, block_tokens, extra, first_block, medium } = stored;
         assert_eq!(tokens.len(), hashes.len() * block_tokens);
         for (i, (hash, tokens)) in hashes.into_iter().zip(tokens.chunks_exact(block_tokens)).enumerate() {
             assert_eq!(hasher.block(parent, first_block + i, tokens, &extra), hash, "a hash stands for its chain");
-            assert!(self.blocks.insert(hash, (parent, tokens.to_vec())).is_none(), "{hash} is stored twice");
+            let fresh = Known { parent, tokens: tokens.to_vec(), media: BTreeSet::new() };
+            let known = self.blocks.entry(hash).or_insert(fresh);
+            assert!(known.media.insert(medium), "{hash} is stored twice on {medium:?}");
             parent = Some(hash);
         }
     }
@@ -207,6 +252,7 @@ pub struct World {
     pub replay: Arc<Mutex<Replay>>,
     pub transfers: Arc<Mutex<Vec<Transfer>>>,
     pub reports: Arc<Mutex<Vec<StepReport>>>,
+    pub platter: Arc<Mutex<Platter>>,
     pub seen: HashMap<RequestId, Arc<Mutex<Seen>>>,
     pub capacity: Capacity,
 }
@@ -252,7 +298,13 @@ impl Ask {
 
 impl World {
     pub fn new(capacity: Capacity, lag: usize, config: Config) -> Self {
+        Self::with_disk(capacity, lag, config, Platter::new(Faults { room: usize::MAX, ..Faults::default() }))
+    }
+
+    /// A world whose engine has `platter` for a disk, if the limits say that it has one.
+    pub fn with_disk(capacity: Capacity, lag: usize, config: Config, platter: Platter) -> Self {
         let clock = Clock::new();
+        let platter = Arc::new(Mutex::new(platter));
         let fake = Fake::new(capacity, Speed { lag, ..Speed::INSTANT }, Box::new(clock.clone()));
         let watched = Watched {
             fake,
@@ -274,11 +326,13 @@ impl World {
             kv_events: Some(Box::new(move |batch| reader.lock().unwrap().read(batch, &mut hasher))),
             observer: Some(Box::new(move |report: &StepReport| watcher.lock().unwrap().push(report.clone()))),
             fetch: Some(Box::new(Transfers(Arc::clone(&transfers)))),
+            disk: (config.disk_blocks > 0)
+                .then(|| Box::new(ScriptedDisk(Arc::clone(&platter))) as Box<dyn engine::kv::disk::Disk>),
             ..Ports::new(move || now.now())
         };
         let (engine, handle) =
             Engine::new(Box::new(Device(Arc::clone(&device))), config, ports).expect("the limits suit the device");
-        Self { engine, handle, device, clock, replay, transfers, reports, seen: HashMap::new(), capacity }
+        Self { engine, handle, device, clock, replay, transfers, reports, platter, seen: HashMap::new(), capacity }
     }
 
     pub fn submit(&mut self, ask: &Ask) -> Result<RequestId, Rejected> {
@@ -307,18 +361,36 @@ impl World {
     /// One step, after which everything is counted anew.
     pub fn step(&mut self) -> Activity {
         self.clock.advance(Duration::from_millis(1));
+        self.platter.lock().unwrap().step();
         let activity = self.engine.step().expect("the device does not fail");
         self.engine.check();
         let stats = self.handle.stats();
         assert_eq!(stats.used_blocks + stats.free_blocks, stats.total_blocks);
-        assert_eq!(stats.cached_blocks, self.replay.lock().unwrap().blocks.len(), "events tell of what is cached");
+        let replay = self.replay.lock().unwrap();
+        let told = |medium| replay.on(medium).count();
+        let counted =
+            [(Medium::Device, stats.cached_blocks), (Medium::Host, stats.host_blocks), (Medium::Disk, stats.disk_blocks)];
+        for (medium, blocks) in counted {
+            assert_eq!(told(medium), blocks, "events tell of what is cached on {medium:?}");
+        }
+        drop(replay);
         activity
     }
 
-    /// Steps until nothing is left to do.
+    pub fn steps(&mut self, steps: usize) {
+        (0..steps).for_each(|_| {
+            self.step();
+        });
+    }
+
+    /// Steps until nothing is left to do, the disk's work included.
     pub fn settle(&mut self) {
-        let busy = (0..10_000).take_while(|_| self.step() == Activity::Busy).count();
-        assert!(busy < 10_000, "the engine does not come to an end");
+        let (mut steps, mut idle) = (0, 0);
+        while idle < 8 {
+            idle = if self.step() == Activity::Busy { 0 } else { idle + 1 };
+            steps += 1;
+            assert!(steps < 10_000, "the engine does not come to an end");
+        }
     }
 
     /// Ends a transfer; on success its blocks hold the prompt's first `tokens` tokens, else garbage.
@@ -366,10 +438,13 @@ impl World {
         let replay = Arc::clone(&self.replay);
         self.step();
         let list = receiver.recv().unwrap();
-        let mut listed = HashMap::new();
+        let mut listed: HashMap<BlockHash, Known> = HashMap::new();
         for block in list.blocks {
-            assert!(block.parent.is_none_or(|parent| listed.contains_key(&parent)), "parents come first");
-            listed.insert(block.hash, (block.parent, block.tokens));
+            if block.medium == Medium::Device {
+                assert!(block.parent.is_none_or(|parent| listed.contains_key(&parent)), "parents come first");
+            }
+            let fresh = Known { parent: block.parent, tokens: block.tokens, media: BTreeSet::new() };
+            assert!(listed.entry(block.hash).or_insert(fresh).media.insert(block.medium), "a block is listed twice");
         }
         let replay = replay.lock().unwrap();
         // The step after the list may have told of more.

@@ -37,20 +37,24 @@ struct Case {
     /// Most prompt tokens of one request in one step.
     chunk: usize,
     prefix_caching: bool,
+    /// Blocks that host memory keeps.
+    host_blocks: usize,
     /// How many requests are submitted at once.
     together: usize,
 }
 
-const ALONE: Case = Case { threads: 1, isa: None, blocks: 1024, chunk: usize::MAX, prefix_caching: false, together: 1 };
+const ALONE: Case =
+    Case { threads: 1, isa: None, blocks: 1024, chunk: usize::MAX, prefix_caching: false, host_blocks: 0, together: 1 };
 
 /// The tokens of every request, `(number, tokens)` in order, and what the engine counted. `rounds` submits everything again.
 fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Vec<u32>>, Stats) {
-    let Case { threads, isa, blocks, chunk, prefix_caching, together } = case;
+    let Case { threads, isa, blocks, chunk, prefix_caching, host_blocks, together } = case;
     let backend = load(model, &CpuOptions { threads: Some(threads), isa, kv: KvSize::Blocks(blocks), ..options() });
     let capacity = engine::backend::Backend::capacity(&backend);
     let default = Config::for_device(&capacity);
     let prefill_chunk_tokens_max = chunk.min(default.max_num_batched_tokens);
-    let config = Config { prefill_chunk_tokens_max, prefix_caching, max_model_len: 200, pinned_blocks_max: 0, ..default };
+    let limits = Config { prefill_chunk_tokens_max, prefix_caching, max_model_len: 200, pinned_blocks_max: 0, ..default };
+    let config = Config { host_blocks, ..limits };
     let (mut engine, handle) =
         Engine::new(Box::new(backend), config, Ports::new(Instant::now)).expect("the limits suit the device");
     let mut outputs = Vec::new();
@@ -115,6 +119,11 @@ fn check_model(model: &str) {
     assert_eq!(twice[REQUESTS..], expected, "when all prompts are cached");
     let everything = Case { blocks: 48, chunk: 7, prefix_caching: true, threads: 2, ..together };
     check(model, &expected, everything, "with all of it at once");
+    let (offloaded, stats) = run(model, Case { host_blocks: 1024, ..everything }, 2);
+    assert!(stats.lower_hit_tokens > 1000, "nothing comes back from host memory");
+    for (round, tokens) in offloaded.chunks(REQUESTS).enumerate() {
+        assert_eq!(tokens, expected, "with blocks that come back from host memory, round {round}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
-use engine::kv::event::{BlockList, CachedBlock};
+use engine::kv::event::{BlockList, CachedBlock, Medium};
 use futures_util::stream;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
@@ -77,6 +77,7 @@ fn wire(block: CachedBlock) -> Block {
         adapter: block.extra.adapter.as_ref().map(|adapter| adapter.name.to_string()),
         cache_salt: block.extra.cache_salt.as_ref().map(|salt| salt.to_string()),
         tokens: block.tokens,
+        medium: Some(block.medium.as_str().to_owned()).filter(|_| block.medium != Medium::Device),
     }
 }
 

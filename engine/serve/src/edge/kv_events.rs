@@ -27,9 +27,6 @@ pub(crate) const QUEUE_BATCHES_MAX: usize = 8192;
 /// Memory of the ring that replays are answered from, whatever `buffer_steps` says.
 const RING_BYTES_MAX: usize = 256 << 20;
 
-/// The tier that events speak of. Routers weigh tiers by these words; an engine's first tier is "GPU" on any device.
-const MEDIUM: &str = "GPU";
-
 /// Where KV events go; the names are those of vLLM's `--kv-events-config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvEventsConfig {
@@ -139,15 +136,15 @@ fn wire_event(event: &KvEvent, form: HashForm) -> encode::Event<'_> {
             token_ids: &stored.tokens,
             block_size: stored.block_tokens as u32,
             lora_id: None,
-            medium: Some(MEDIUM),
+            medium: Some(stored.medium.as_str()),
             lora_name: stored.extra.adapter.as_ref().map(|adapter| &*adapter.name),
             extra_keys: extra_keys(&stored.extra, stored.first_block, stored.hashes.len(), stored.block_tokens),
             group_idx: Some(0),
             kv_cache_spec_kind: Some("full_attention"),
         },
-        KvEvent::Removed(hashes) => encode::Event::BlockRemoved {
+        KvEvent::Removed { hashes, medium } => encode::Event::BlockRemoved {
             block_hashes: hashes.iter().map(|hash| wire(&hash.0)).collect(),
-            medium: Some(MEDIUM),
+            medium: Some(medium.as_str()),
             group_idx: Some(0),
         },
         KvEvent::Cleared => encode::Event::AllBlocksCleared,
