@@ -11,7 +11,7 @@ use engine_assets::ModelAssets;
 use crate::device::CpuDevice;
 use crate::error::CpuError;
 use crate::kernel::{Isa, Kernels};
-use crate::kv::BlockShape;
+use crate::kv::{BlockShape, KvDtype};
 use crate::pool::THREADS_MAX;
 
 /// Rows of logits beyond one for each slot: for the prompts whose log-probabilities are told, and for drafts.
@@ -30,6 +30,7 @@ pub struct CpuOptions {
     /// Compute threads, the engine's own included; at most what the process may use (affinity, cgroup quota), which is the default.
     pub threads: Option<usize>,
     pub kv: KvSize,
+    pub kv_dtype: KvDtype,
     /// Tokens per KV block.
     pub block_tokens: usize,
     /// Most requests running at once.
@@ -47,6 +48,7 @@ impl Default for CpuOptions {
         Self {
             threads: None,
             kv: KvSize::Bytes(1 << 30),
+            kv_dtype: KvDtype::Float32,
             block_tokens: 16,
             slots: 64,
             batch_tokens: 512,
@@ -72,8 +74,13 @@ impl CpuBackend {
     pub fn load(assets: &ModelAssets, options: &CpuOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, CpuError> {
         let config = &assets.config;
         options.check()?;
-        let shape =
-            BlockShape { layers: config.layers, kv_heads: config.kv_heads, tokens: options.block_tokens, dim: config.head_dim };
+        let shape = BlockShape {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            tokens: options.block_tokens,
+            dim: config.head_dim,
+            dtype: options.kv_dtype,
+        };
         let isa = options.isa.or(Isa::available().pop()).unwrap_or(Isa::Portable);
         let capacity = Capacity {
             vocabulary: config.vocab_size,

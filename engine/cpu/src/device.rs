@@ -9,6 +9,7 @@ use engine::backend::{Batch, Capacity, DeviceError};
 use engine::device::{Causal, Device, Gate, Heads, Part, RotationTable, Rows, Write};
 use engine_assets::TensorIndex;
 
+use self::attention::Division;
 pub use self::experts::Routing;
 use crate::buffer::{Activation, Buffer, Shared};
 use crate::error::CpuError;
@@ -29,9 +30,8 @@ pub(crate) struct CpuDevice {
     capacity: Capacity,
     files: Files,
     kv: KvRegion,
-    /// Query heads per key/value head.
-    group: usize,
     taken: Taken,
+    division: Division,
     scratch: Scratch,
 }
 
@@ -72,15 +72,15 @@ impl CpuDevice {
             CpuError::Kv { blocks, bytes, source }
         })?;
         let mut scratch = Scratch { data: Buffer::new(0), stride: 0, threads };
-        scratch.reserve(scratch_len(group.max(QUERIES), shape.dim, capacity.context_length));
+        scratch.reserve(scratch_len(group.max(QUERIES), shape.dim));
         Ok(Self {
             kernels,
             pool: Pool::new(threads).map_err(CpuError::Thread)?,
             capacity,
             files: Files::open(tensors)?,
             kv,
-            group,
             taken: Taken::new(&capacity),
+            division: Division::new(shape, group, threads, &capacity),
             scratch,
         })
     }
@@ -103,7 +103,9 @@ impl CpuDevice {
 
     /// Takes over what the next forward pass computes.
     pub fn take(&mut self, batch: &Batch, last: &[u32]) -> Result<(), DeviceError> {
-        self.taken.take(batch, &self.capacity, last, self.group).map_err(error)
+        self.taken.take(batch, &self.capacity, last).map_err(error)?;
+        self.division.divide(&self.taken);
+        Ok(())
     }
 
     /// Calls `row` for each of `rows` rows of `features` values, on several threads where that pays.

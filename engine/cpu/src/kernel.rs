@@ -2,7 +2,7 @@
 //!
 //! A kernel is written once, over [`simd::Simd`], and compiled for each instruction set by [`kernels!`]. Within one instruction set the
 //! value of an output depends on its inputs alone: every dot product is sixteen chains of multiply-adds, input feature `k` in chain
-//! `k mod 16` in rising order, then one fixed tree over the chains; every softmax sums in rising order of positions. How many rows
+//! `k mod 16` in rising order, then one fixed tree over the chains; attention is cut and folded by positions (see [`attend`]). How many rows
 //! are computed at once, in which tiles and by how many threads, changes nothing.
 
 pub(crate) mod attend;
@@ -20,9 +20,10 @@ use std::fmt;
 
 use engine_assets::DType;
 
-use self::attend::Attend;
+use self::attend::{Attend, Finish, StoreKv};
 use self::elementwise::{GateMul, RmsNorm, Rotate};
 use self::linear::{Linear, PANEL_MIN_ROWS};
+use crate::kv::KvDtype;
 
 /// An instruction set for which kernels are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,10 @@ pub(crate) struct Kernels {
     /// By element type, then by number of rows; 0 for any number.
     linear: [[unsafe fn(&Linear); PANEL_MIN_ROWS]; DTYPES],
     expand: [unsafe fn(*const u8, usize, *mut f32); DTYPES],
-    pub attend: unsafe fn(&Attend),
+    /// By element type of the cache.
+    attend: [unsafe fn(&Attend); KvDtype::COUNT],
+    store_kv: [unsafe fn(&StoreKv); KvDtype::COUNT],
+    pub finish: unsafe fn(&Finish),
     pub rms_norm: unsafe fn(&RmsNorm),
     pub silu_mul: unsafe fn(&GateMul),
     pub gelu_mul: unsafe fn(&GateMul),
@@ -112,6 +116,14 @@ impl Kernels {
         self.linear[index(dtype)][if rows < PANEL_MIN_ROWS { rows } else { 0 }]
     }
 
+    pub fn attend(&self, dtype: KvDtype) -> unsafe fn(&Attend) {
+        self.attend[dtype as usize]
+    }
+
+    pub fn store_kv(&self, dtype: KvDtype) -> unsafe fn(&StoreKv) {
+        self.store_kv[dtype as usize]
+    }
+
     /// Expands this many stored weights to f32: `(stored, weights, out)`.
     pub fn expand(&self, dtype: DType) -> unsafe fn(*const u8, usize, *mut f32) {
         self.expand[index(dtype)]
@@ -121,6 +133,9 @@ impl Kernels {
 macro_rules! kernels {
     ($module:ident, $isa:expr, $simd:ty $(, #[$feature:meta])?) => {
         mod $module {
+            use half::f16;
+
+            use super::attend::Stored;
             use super::format::{BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0};
             use super::*;
 
@@ -155,9 +170,19 @@ macro_rules! kernels {
                 unsafe { linear::expand::<$simd, F>(stored, weights, out) }
             }
             $(#[$feature])?
-            unsafe fn attend(args: &Attend) {
+            unsafe fn attend<E: Stored>(args: &Attend) {
                 // SAFETY: the caller's promises are those of `attend::run`.
-                unsafe { attend::run::<$simd>(args) }
+                unsafe { attend::run::<$simd, E>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn store_kv<E: Stored>(args: &StoreKv) {
+                // SAFETY: the caller's promises are those of `attend::store_kv`.
+                unsafe { attend::store_kv::<$simd, E>(args) }
+            }
+            $(#[$feature])?
+            unsafe fn finish(args: &Finish) {
+                // SAFETY: the caller's promises are those of `attend::finish`.
+                unsafe { attend::finish::<$simd>(args) }
             }
             $(#[$feature])?
             unsafe fn rms_norm(args: &RmsNorm) {
@@ -184,7 +209,9 @@ macro_rules! kernels {
                 isa: $isa,
                 linear: [by_rows::<F32>(), by_rows::<F16>(), by_rows::<BF16>(), by_rows::<Q8_0>(), by_rows::<Q4_0>(), by_rows::<Q4_1>()],
                 expand: [expand::<F32>, expand::<F16>, expand::<BF16>, expand::<Q8_0>, expand::<Q4_0>, expand::<Q4_1>],
-                attend,
+                attend: [attend::<f32>, attend::<f16>],
+                store_kv: [store_kv::<f32>, store_kv::<f16>],
+                finish,
                 rms_norm,
                 silu_mul,
                 gelu_mul,

@@ -1,41 +1,68 @@
 //! The paged key/value cache: one region, block-major, at one address for life.
 //!
-//! Layout in f32, outermost first: block, layer, keys then values, head, token, element. A block of all layers is contiguous, so that it
+//! Layout, outermost first: block, layer, keys then values, head; keys `[element, token]`, so that a vector holds one element of many
+//! tokens' keys and scores need no sums across lanes, and values `[token, element]`. A block of all layers is contiguous, so that it
 //! can travel as one piece; the region is a memfd, so that a process on the same host can be given it.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
 
 use memmap2::MmapMut;
 
-/// What a block holds.
+/// What keys and values are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvDtype {
+    Float32,
+    /// IEEE half precision: keys and values are rounded to it when they are stored.
+    Float16,
+}
+
+impl KvDtype {
+    pub(crate) const COUNT: usize = 2;
+
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Float16 => 2,
+        }
+    }
+}
+
+/// As vLLM names it.
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+        })
+    }
+}
+
+/// What a block holds. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockShape {
     pub layers: usize,
     pub kv_heads: usize,
     pub tokens: usize,
     pub dim: usize,
+    pub dtype: KvDtype,
 }
 
 impl BlockShape {
-    /// Values of one head: `[tokens, dim]`.
-    pub fn head_len(self) -> usize {
-        self.tokens * self.dim
+    /// One head's keys, or its values.
+    pub fn head_bytes(self) -> usize {
+        self.tokens * self.dim * self.dtype.bytes()
     }
 
-    /// Values of the keys, or of the values, of one layer.
-    pub fn half_len(self) -> usize {
-        self.kv_heads * self.head_len()
-    }
-
-    /// Values of a block.
-    pub fn len(self) -> usize {
-        self.layers * 2 * self.half_len()
+    /// The keys, or the values, of one layer.
+    pub fn half_bytes(self) -> usize {
+        self.kv_heads * self.head_bytes()
     }
 
     pub fn bytes(self) -> usize {
-        self.len() * size_of::<f32>()
+        self.layers * 2 * self.half_bytes()
     }
 }
 
@@ -64,12 +91,12 @@ impl KvRegion {
         self.shape
     }
 
-    /// The keys of `layer` and head 0 in block 0. The next head's lie [`BlockShape::head_len`] further, the values
-    /// [`BlockShape::half_len`], the next block's keys [`BlockShape::len`].
-    pub fn keys(&mut self, layer: usize) -> *mut f32 {
+    /// The keys of `layer` and head 0 in block 0. The next head's lie [`BlockShape::head_bytes`] further, the values
+    /// [`BlockShape::half_bytes`], the next block's keys [`BlockShape::bytes`].
+    pub fn keys(&mut self, layer: usize) -> *mut u8 {
         assert!(layer < self.shape.layers);
         // SAFETY: the layer exists, so the offset lies within a block. The map is page-aligned.
-        unsafe { self.map.as_mut_ptr().cast::<f32>().add(layer * 2 * self.shape.half_len()) }
+        unsafe { self.map.as_mut_ptr().add(layer * 2 * self.shape.half_bytes()) }
     }
 
     /// The bytes of a block of all layers.

@@ -24,3 +24,4 @@ mod weights;
 pub use backend::{CpuBackend, CpuOptions, KvSize};
 pub use error::CpuError;
 pub use kernel::Isa;
+pub use kv::KvDtype;

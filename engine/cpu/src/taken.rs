@@ -4,29 +4,27 @@ use std::ops::Range;
 
 use engine::backend::{Batch, BlockId, Capacity, Input};
 
-use crate::kernel::attend::QUERIES;
-
 /// Fixed vectors, refilled for every batch.
 #[derive(Default)]
 pub(crate) struct Taken {
     /// Token id and position of every input token of the batch.
     pub tokens: Vec<u32>,
     pub positions: Vec<u32>,
-    /// Each row's part of `blocks`.
-    pub rows: Vec<Range<usize>>,
+    /// Index in `rows` of every input token's row.
+    pub row_of: Vec<u32>,
+    pub rows: Vec<TakenRow>,
     pub blocks: Vec<BlockId>,
     /// Positions whose logits are computed, as indices into `tokens`: of each row those scored, then those that yield a token.
     pub samples: Vec<usize>,
-    /// Stretches of tokens whose queries are computed together.
-    pub queries: Vec<QueryTile>,
 }
 
-/// `tokens` tokens of one row.
-pub(crate) struct QueryTile {
-    pub row: usize,
-    /// Index of the first in [`Taken::tokens`].
+/// One request's part of the batch.
+pub(crate) struct TakenRow {
+    /// Index of its first token in [`Taken::tokens`].
     pub first: usize,
     pub tokens: usize,
+    /// Its part of [`Taken::blocks`].
+    pub blocks: Range<usize>,
 }
 
 impl Taken {
@@ -34,26 +32,25 @@ impl Taken {
         Self {
             tokens: Vec::with_capacity(capacity.batch_tokens),
             positions: Vec::with_capacity(capacity.batch_tokens),
+            row_of: Vec::with_capacity(capacity.batch_tokens),
             rows: Vec::with_capacity(capacity.slots),
             blocks: Vec::with_capacity(capacity.kv_blocks),
             samples: Vec::with_capacity(capacity.logit_rows),
-            queries: Vec::with_capacity(capacity.batch_tokens),
         }
     }
 
-    /// Takes `batch` over; `last` is each slot's last token, `group` the number of query heads per key/value head. What is outside the
-    /// capacity is refused, naming it: kernels trust these numbers.
-    pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32], group: usize) -> Result<(), String> {
-        let Self { tokens, positions, rows, blocks, samples, queries } = self;
+    /// Takes `batch` over; `last` is each slot's last token. What is outside the capacity is refused, naming it: kernels trust these
+    /// numbers.
+    pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32]) -> Result<(), String> {
+        let Self { tokens, positions, row_of, rows, blocks, samples } = self;
         tokens.clear();
         positions.clear();
+        row_of.clear();
         rows.clear();
         samples.clear();
-        queries.clear();
         blocks.clear();
         blocks.extend_from_slice(&batch.blocks);
-        let tile = (QUERIES / group).max(1);
-        for (number, row) in batch.rows.iter().enumerate() {
+        for row in &batch.rows {
             let first = tokens.len();
             let slot = row.slot.0 as usize;
             match &row.input {
@@ -72,11 +69,7 @@ impl Taken {
                 return Err(format!("slot {slot}: block {} of {}", block.0, capacity.kv_blocks));
             }
             positions.extend(row.start..end as u32);
-            queries.extend((0..len).step_by(tile).map(|at| QueryTile {
-                row: number,
-                first: first + at,
-                tokens: tile.min(len - at),
-            }));
+            row_of.resize(tokens.len(), rows.len() as u32);
             if let Some(scored) = &row.scored {
                 let from = (scored.first as usize).checked_sub(row.start as usize).map(|at| first + at);
                 let positions = from.map(|from| from..from + scored.targets.len());
@@ -96,7 +89,7 @@ impl Taken {
                 }
                 samples.extend(tokens.len() - 1 - drafts..tokens.len());
             }
-            rows.push(row.blocks.clone());
+            rows.push(TakenRow { first, tokens: len, blocks: row.blocks.clone() });
         }
         if let Some(token) = tokens.iter().find(|token| **token as usize >= capacity.vocabulary) {
             return Err(format!("token {token} of {}", capacity.vocabulary));

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::simd::Simd;
 
 #[derive(Clone, Copy)]
@@ -148,6 +150,25 @@ impl Simd for Avx2 {
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     unsafe fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load_f16(from: *const f16) -> V {
+        // SAFETY: the caller gives sixteen readable values.
+        let eight = |i: usize| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast::<__m128i>().add(i))) };
+        [eight(0), eight(1)]
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn store_f16(to: *mut f16, v: V) {
+        // SAFETY: the caller gives room for sixteen values.
+        unsafe {
+            let to = to.cast::<__m128i>();
+            _mm_storeu_si128(to, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(to.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
+        }
+    }
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::simd::Simd;
 
 #[derive(Clone, Copy)]
@@ -108,6 +110,20 @@ impl Simd for Avx512 {
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
     #[inline]
     unsafe fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load_f16(from: *const f16) -> V {
+        // SAFETY: the caller gives sixteen readable values.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn store_f16(to: *mut f16, v: V) {
+        // SAFETY: the caller gives room for sixteen values.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
 
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
     #[inline]

@@ -34,6 +34,8 @@ fn nibble(packed: &[u8; 16], i: usize) -> f32 {
 }
 
 impl Simd for Portable {
+    const TILES: bool = false;
+
     type V = V;
     type Block = [f32; BLOCK];
 

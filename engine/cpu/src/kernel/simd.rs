@@ -1,5 +1,7 @@
 //! The vector operations that kernels are written in.
 
+use half::f16;
+
 /// Lanes of a vector, whatever the registers' width, so that all instruction sets sum in one order. With a fused multiply-add they give
 /// the same bits; the portable one rounds products too.
 pub(crate) const LANES: usize = 16;
@@ -14,6 +16,9 @@ pub(crate) const BLOCK: usize = 32;
 /// [`Kernels::of`](super::Kernels::of), which asks it. Methods that take pointers read or write as many elements as they say.
 /// Implementations are compiled for the set themselves and become part of the kernel by inlining.
 pub(crate) trait Simd: Copy + 'static {
+    /// Whether tiles of several rows pay: plain Rust over sixteen lanes takes the compiler long for every tile.
+    const TILES: bool = true;
+
     type V: Copy;
     /// [`BLOCK`] consecutive values.
     type Block: Copy;
@@ -58,6 +63,28 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn block_fma(block: Self::Block, x: *const f32, sum: Self::V) -> Self::V;
     /// Writes 32 values.
     unsafe fn block_store(block: Self::Block, to: *mut f32);
+
+    /// Reads `LANES` values.
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self::V {
+        let mut buffer = [0f32; LANES];
+        // SAFETY: the caller gives `LANES` readable values.
+        unsafe {
+            buffer.iter_mut().enumerate().for_each(|(i, value)| *value = (*from.add(i)).to_f32());
+            Self::load(buffer.as_ptr())
+        }
+    }
+
+    /// Writes `LANES` values, rounded to the nearest, of two the even one.
+    #[inline(always)]
+    unsafe fn store_f16(to: *mut f16, v: Self::V) {
+        let mut buffer = [0f32; LANES];
+        // SAFETY: the caller gives room for `LANES` values.
+        unsafe {
+            Self::store(buffer.as_mut_ptr(), v);
+            buffer.iter().enumerate().for_each(|(i, value)| *to.add(i) = f16::from_f32(*value));
+        }
+    }
 
     /// The first `count < LANES` values at `from`, zeros behind.
     #[inline(always)]

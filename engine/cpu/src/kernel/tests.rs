@@ -4,7 +4,7 @@ use engine::backend::BlockId;
 use engine_assets::DType;
 use half::{bf16, f16};
 
-use super::attend::{Attend, scratch_len};
+use super::attend::{Attend, Cache, Finish, Partials, StoreKv, scratch_len, splits};
 use super::elementwise::{GateMul, RmsNorm};
 use super::linear::{Linear, panel_len};
 use super::*;
@@ -199,29 +199,52 @@ struct Attention {
     keys: Vec<f32>,
     values: Vec<f32>,
     window: usize,
+    dtype: KvDtype,
 }
 
 impl Attention {
     fn new(group: usize, dim: usize, positions: usize) -> Self {
         let mut noise = Noise((group * dim) as u64);
         let mut values = |heads: usize| noise.values(heads * dim * positions).iter().map(|value| value * 3.0).collect();
-        Self { group, dim, q: values(group), keys: values(1), values: values(1), window: usize::MAX }
+        Self { group, dim, q: values(group), keys: values(1), values: values(1), window: usize::MAX, dtype: KvDtype::Float32 }
     }
 
-    /// The result for queries `position ..`, with the cache paged in blocks that lie in falling order.
-    fn compute(&self, kernels: &Kernels, block_tokens: usize, position: usize, tokens: usize) -> Vec<f32> {
-        let Self { group, dim, .. } = *self;
+    /// Stored as `dtype`, which holds all keys and values as they are.
+    fn stored(mut self, dtype: KvDtype) -> Self {
+        if dtype == KvDtype::Float16 {
+            self.keys.iter_mut().chain(&mut self.values).for_each(|value| *value = f16::from_f32(*value).to_f32());
+        }
+        Self { dtype, ..self }
+    }
+
+    /// The result for queries `position ..`, with the cache paged in blocks that lie in falling order; `apart` computes each split by
+    /// itself and folds.
+    fn compute(&self, kernels: &Kernels, block_tokens: usize, position: usize, tokens: usize, apart: bool) -> Vec<f32> {
+        let Self { group, dim, dtype, window, .. } = *self;
         let positions = position + tokens;
         let blocks: Vec<BlockId> = (0..positions.div_ceil(block_tokens) as u32).rev().map(BlockId).collect();
-        let half = block_tokens * dim;
-        let mut cache = vec![f32::NAN; blocks.len() * 2 * half];
+        let half_bytes = block_tokens * dim * dtype.bytes();
+        // What nobody wrote is no number in either type.
+        let mut cache = vec![0xffu8; blocks.len() * 2 * half_bytes];
         for at in 0..positions {
-            let block = blocks[at / block_tokens].0 as usize * 2 * half + at % block_tokens * dim;
-            cache[block..block + dim].copy_from_slice(&self.keys[at * dim..][..dim]);
-            cache[block + half..block + half + dim].copy_from_slice(&self.values[at * dim..][..dim]);
+            let keys = &raw mut cache[blocks[at / block_tokens].0 as usize * 2 * half_bytes];
+            let args = StoreKv {
+                k: self.keys[at * dim..].as_ptr(),
+                v: self.values[at * dim..].as_ptr(),
+                heads: 1,
+                dim,
+                keys,
+                values: keys.wrapping_add(half_bytes),
+                block_tokens,
+                at: at % block_tokens,
+            };
+            // SAFETY: the block lies within the cache, and the position within the block.
+            unsafe { (kernels.store_kv(dtype))(&args) };
         }
         let mut out = vec![f32::NAN; tokens * group * dim];
-        let mut scratch = vec![f32::NAN; scratch_len(tokens * group, dim, positions)];
+        let mut scratch = vec![f32::NAN; scratch_len(tokens * group, dim)];
+        let splits = splits(position, tokens, window);
+        let mut partials = vec![f32::NAN; splits.len() * Partials::len(tokens * group, dim)];
         let args = Attend {
             q: self.q[position * group * dim..].as_ptr(),
             q_stride: group * dim,
@@ -229,19 +252,29 @@ impl Attention {
             group,
             dim,
             position,
-            keys: cache.as_ptr(),
-            values: cache[half..].as_ptr(),
-            block_stride: 2 * half,
-            block_tokens,
-            blocks: blocks.as_ptr(),
+            cache: Cache {
+                keys: cache.as_ptr(),
+                values: cache[half_bytes..].as_ptr(),
+                block_bytes: 2 * half_bytes,
+                block_tokens,
+                blocks: blocks.as_ptr(),
+            },
             scale: 1.0 / (dim as f32).sqrt(),
-            window: self.window,
+            window,
+            splits: splits.clone(),
+            partials: if apart { partials.as_mut_ptr() } else { std::ptr::null_mut() },
             out: out.as_mut_ptr(),
             out_stride: group * dim,
             scratch: scratch.as_mut_ptr(),
         };
         // SAFETY: all vectors have the lengths that the fields say, and the blocks cover all positions.
-        unsafe { (kernels.attend)(&args) };
+        unsafe { (kernels.attend(dtype))(&args) };
+        if apart {
+            let (partials, out) = (partials.as_mut_ptr(), out.as_mut_ptr());
+            let args = Finish { partials, splits, tokens, group, dim, out, out_stride: group * dim };
+            // SAFETY: as above.
+            unsafe { (kernels.finish)(&args) };
+        }
         out
     }
 
@@ -266,23 +299,25 @@ impl Attention {
     }
 }
 
-fn check_attend(group: usize, dim: usize, positions: usize, window: usize) {
-    let attention = Attention { window, ..Attention::new(group, dim, positions) };
+fn check_attend(group: usize, dim: usize, positions: usize, window: usize, dtype: KvDtype) {
+    let attention = Attention { window, ..Attention::new(group, dim, positions).stored(dtype) };
+    let exact: Vec<Vec<f64>> = (0..positions).map(|position| attention.exact(position)).collect();
     let mut fused: Option<Vec<f32>> = None;
     for kernels in kernels() {
-        let context = format!("{group} heads of {dim} over {positions}, window {window}, on {}", kernels.isa);
-        let alone: Vec<f32> = (0..positions).flat_map(|position| attention.compute(kernels, 16, position, 1)).collect();
-        for (at, got) in alone.chunks(group * dim).enumerate() {
-            let exact = attention.exact(at);
-            let close = got.iter().zip(&exact).all(|(got, exact)| (f64::from(*got) - exact).abs() < 1e-5);
+        let context = format!("{group} heads of {dim} over {positions} in {dtype}, window {window}, on {}", kernels.isa);
+        let alone: Vec<f32> = (0..positions).flat_map(|position| attention.compute(kernels, 16, position, 1, false)).collect();
+        for (at, (got, exact)) in alone.chunks(group * dim).zip(&exact).enumerate() {
+            let close = got.iter().zip(exact).all(|(got, exact)| (f64::from(*got) - exact).abs() < 1e-5);
             assert!(close, "{context}, position {at}: {got:?} is not {exact:?}");
         }
-        for (block_tokens, chunk) in [(16, positions), (16, 7), (1, 5), (5, 3), (64, 16)] {
+        for (block_tokens, chunk, apart) in
+            [(16, positions, false), (16, 7, true), (1, 5, false), (5, 3, true), (64, 16, false), (32, 1, true)]
+        {
             let chunked: Vec<f32> = (0..positions)
                 .step_by(chunk)
-                .flat_map(|position| attention.compute(kernels, block_tokens, position, chunk.min(positions - position)))
+                .flat_map(|position| attention.compute(kernels, block_tokens, position, chunk.min(positions - position), apart))
                 .collect();
-            same(&chunked, &alone, &format!("{context}: chunks of {chunk}, blocks of {block_tokens}"));
+            same(&chunked, &alone, &format!("{context}: chunks of {chunk}, blocks of {block_tokens}, apart: {apart}"));
         }
         if kernels.isa != Isa::Portable {
             same(&alone, fused.get_or_insert_with(|| alone.clone()), &format!("{context}: all with fused multiply-add agree"));
@@ -292,9 +327,19 @@ fn check_attend(group: usize, dim: usize, positions: usize, window: usize) {
 
 #[test]
 fn attention_depends_on_its_own_context_alone() {
-    for (group, dim, positions) in [(1, 16, 3), (2, 20, 40), (3, 64, 65), (4, 8, 33), (5, 128, 20)] {
+    for (group, dim, positions) in [(1, 16, 3), (2, 20, 40), (3, 64, 65), (4, 8, 33), (5, 128, 20), (7, 32, 40), (8, 256, 17)] {
         for window in [usize::MAX, 1, 7, 16, 33] {
-            check_attend(group, dim, positions, window);
+            check_attend(group, dim, positions, window, KvDtype::Float32);
+        }
+        check_attend(group, dim, positions, usize::MAX, KvDtype::Float16);
+    }
+}
+
+#[test]
+fn attention_over_several_splits_is_folded_in_order() {
+    for dtype in [KvDtype::Float32, KvDtype::Float16] {
+        for window in [usize::MAX, 100, 128, 150] {
+            check_attend(2, 16, 300, window, dtype);
         }
     }
 }
@@ -359,7 +404,7 @@ fn not_a_number_stays_one() {
         );
         let mut attention = Attention::new(1, 16, 4);
         attention.keys[17] = f32::NAN;
-        let out = attention.compute(kernels, 16, 0, 4);
+        let out = attention.compute(kernels, 16, 0, 4, false);
         assert!(out[..16].iter().all(|value| value.is_finite()), "{}: a position sees a later key", kernels.isa);
         assert!(out[16..].iter().all(|value| value.is_nan()), "{}: a broken key is not seen", kernels.isa);
     }
