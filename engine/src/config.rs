@@ -6,12 +6,13 @@ use std::time::Duration;
 use domain::block::BLOCK_TOKENS_MAX;
 
 use crate::backend::Capacity;
+use crate::speculate::Speculation;
 
 /// vLLM's seed of the block-hash chain where `PYTHONHASHSEED` is not set (0.33).
 pub const HASH_SEED: &str = "vllm-none-hash";
 
 /// Every maximum of one engine. Names follow vLLM's flags where it has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Most requests in the running batch.
     pub max_num_seqs: usize,
@@ -43,6 +44,8 @@ pub struct Config {
     pub disk_blocks: usize,
     /// Longest time that a request waits for its blocks to come back from a lower tier; then it computes what is missing.
     pub restore_wait_max: Duration,
+    /// Speculative decoding; `None`: every row computes one token.
+    pub speculation: Option<Speculation>,
 }
 
 impl Config {
@@ -66,6 +69,7 @@ impl Config {
             disk_blocks: 0,
             restore_wait_max: Duration::from_secs(5),
             pinned_blocks_max: (capacity.kv_blocks / 4).min(capacity.kv_blocks.saturating_sub(longest_blocks)),
+            speculation: None,
         }
     }
 
@@ -87,6 +91,7 @@ impl Config {
             host_blocks,
             disk_blocks,
             restore_wait_max: _,
+            speculation,
         } = *self;
         let Capacity { vocabulary, context_length, block_tokens, kv_blocks, slots, batch_tokens, logit_rows } = *capacity;
         let relations = [
@@ -136,7 +141,8 @@ impl Config {
             ),
             (commands_max >= 1, "commands_max is 0; it must be at least 1".into()),
         ];
-        let wrong: Vec<String> = relations.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect();
+        let mut wrong: Vec<String> = relations.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect();
+        wrong.extend(speculation.iter().flat_map(Speculation::mistakes));
         if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
     }
 

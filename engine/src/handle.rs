@@ -17,6 +17,7 @@ use crate::kv::lease::LeaseId;
 use crate::observe::Stats;
 use crate::request::{FinishReason, NewRequest, Rejected, RequestId};
 use crate::sample::SharedState;
+use crate::speculate::Lookup;
 pub(crate) use door::{Command, Departed, Door, Mail, Outlook, Submitted};
 pub use limits::Limits;
 
@@ -58,13 +59,15 @@ impl Handle {
         let mut tokens = Vec::with_capacity(request.prompt.len() + (request.finish.tokens_max as usize).min(OUTPUT_TOKENS_USUAL));
         tokens.extend_from_slice(&request.prompt);
         let state = SharedState::new(request.extras.clone(), request.mask.take(), &request.finish, &request.prompt);
+        let lookup =
+            limits.config.speculation.map(|speculation| Box::new(Lookup::new(speculation, &request.prompt, tokens.capacity())));
         let mut inbox = self.door.lock();
         inbox.has_room(limits, tokens.len())?;
         let id = RequestId(inbox.next_id);
         inbox.next_id += 1;
         inbox.waiting += 1;
         inbox.waiting_tokens += tokens.len();
-        inbox.mail.submitted.push(Submitted { id, request, tokens, hashes, state });
+        inbox.mail.submitted.push(Submitted { id, request, tokens, hashes, state, lookup });
         drop(inbox);
         self.door.bell.notify_one();
         Ok(id)

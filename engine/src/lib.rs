@@ -21,4 +21,5 @@ mod plan;
 pub mod request;
 pub mod sample;
 mod sequence;
+pub mod speculate;
 pub mod step;

@@ -30,18 +30,21 @@ pub struct StepReport {
     /// From one token to the next, of each further token of this step.
     pub inter_token: Vec<Duration>,
     pub finished: Vec<FinishedReport>,
+    /// The rows with drafts that settled.
+    pub drafts: Vec<DraftReport>,
     /// Requests that lost their blocks and wait again.
     pub preempted: u32,
 }
 
 impl StepReport {
     pub(crate) fn clear(&mut self) {
-        let Self { step: _, settled, admitted, first_token, inter_token, finished, preempted } = self;
+        let Self { step: _, settled, admitted, first_token, inter_token, finished, drafts, preempted } = self;
         settled.clear();
         admitted.clear();
         first_token.clear();
         inter_token.clear();
         finished.clear();
+        drafts.clear();
         *preempted = 0;
     }
 }
@@ -52,7 +55,7 @@ pub struct BatchReport {
     pub rows: u32,
     /// Tokens computed in rows that are not one token behind the sequence's end.
     pub prefill_tokens: u32,
-    /// Rows that computed one token behind the sequence's end.
+    /// Tokens of rows that computed one behind the sequence's end, drafts included.
     pub decode_tokens: u32,
     /// How long the device was at it: from its launch, or from the end of the batch before where that is later.
     pub duration: Duration,
@@ -63,6 +66,14 @@ impl BatchReport {
     pub fn tokens(&self) -> u32 {
         self.prefill_tokens + self.decode_tokens
     }
+}
+
+/// A row with drafts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DraftReport {
+    pub drafted: u32,
+    /// How many of them, from the first on, were what was sampled.
+    pub accepted: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +152,10 @@ pub struct Stats {
     /// Prompt tokens of admitted requests.
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
+    /// Rows with drafts, their drafts, and those that were what was sampled.
+    pub drafts: u64,
+    pub draft_tokens: u64,
+    pub accepted_tokens: u64,
     pub preemptions: u64,
     /// Requests that ended, however they did.
     pub finished: u64,

@@ -17,6 +17,7 @@ use crate::kv::hash::BlockHasher;
 use crate::kv::{Full, Kv};
 use crate::request::RequestId;
 use crate::sequence::{Chunk, Key, Sequence, State, Table};
+use crate::speculate::DRAFTS_MAX;
 
 /// All requests and all that they hold: what planning and settling change.
 pub struct Schedule {
@@ -53,6 +54,8 @@ pub struct Schedule {
     spare_logit_rows_max: usize,
     /// How many of these the plan has left.
     spare_logit_rows: usize,
+    /// Most running requests for which there are drafts.
+    speculation_batch_max: usize,
 }
 
 /// Blocks and a slot whose owner is gone while batch `launch` was in flight: reusable once that has settled.
@@ -134,6 +137,7 @@ impl Schedule {
             length_max: limits.length_max,
             spare_logit_rows_max: capacity.logit_rows - config.max_num_seqs,
             spare_logit_rows: 0,
+            speculation_batch_max: config.speculation.map_or(0, |speculation| speculation.batch_max),
         }
     }
 
@@ -165,12 +169,64 @@ impl Schedule {
         while i < self.running.len() && *budget > 0 {
             let key = self.running[i];
             i += 1;
-            let Some(chunk) = self.next_chunk(key, *budget) else { continue };
+            let Some(mut chunk) = self.next_chunk(key, *budget) else { continue };
+            if self.waits_for_drafts(key) {
+                continue;
+            }
             match self.make_room(key, chunk.start + chunk.tokens, &mut promised, plan) {
-                Room::Ready => self.push_row(key, chunk, budget, batch, plan),
+                Room::Ready => {
+                    // The rows behind this one keep a token each.
+                    let spare_tokens = budget.saturating_sub(1 + self.running.len() - i);
+                    self.speculate(key, &mut chunk, spare_tokens, promised);
+                    self.push_row(key, chunk, budget, batch, plan);
+                }
                 Room::Later => {}
                 Room::Lost => break,
             }
+        }
+    }
+
+    /// Whether a request is better planned when its tokens in flight have settled: drafts come behind a token that is known. That is so
+    /// where drafts would be proposed even now, and the tokens in flight will probably be the first of them.
+    fn waits_for_drafts(&mut self, key: Key) -> bool {
+        let speculates = self.running.len() <= self.speculation_batch_max;
+        let sequence = self.table.get_mut(key);
+        let pending = sequence.progress.pending as usize;
+        speculates && pending > 0 && sequence.propose(DRAFTS_MAX) > pending
+    }
+
+    /// Puts drafts into a `chunk` that computes one token, as far as the request's limits, the budget and the free blocks allow. No
+    /// other request gives way to drafts.
+    fn speculate(&mut self, key: Key, chunk: &mut Chunk, spare_tokens: usize, promised: usize) {
+        let sequence = self.table.get_mut(key);
+        let progress = sequence.progress;
+        let decodes = chunk.tokens == 1 && chunk.sample.is_some() && progress.generated() > 0 && progress.pending == 0;
+        if !decodes || sequence.lookup.is_none() || self.running.len() > self.speculation_batch_max {
+            return;
+        }
+        let tokens_left = sequence.finish.tokens_max.max(1) - progress.generated();
+        let length_left = self.length_max - progress.total() as usize;
+        let wanted = (tokens_left as usize).min(length_left) - 1;
+        let proposed = sequence.propose(wanted.min(spare_tokens).min(self.spare_logit_rows));
+        let mut drafts = match &sequence.sample_state {
+            Some(state) if proposed > 0 => state.lock().foresee(&sequence.drafts),
+            _ => proposed,
+        };
+        let here = chunk.start as usize + 1;
+        let missing = self.kv.blocks_for(here + drafts).saturating_sub(sequence.blocks.len());
+        if missing > self.kv.free().saturating_sub(promised) {
+            drafts = drafts.min(sequence.blocks.len() * self.kv.block_tokens() - here);
+        } else {
+            for _ in 0..missing {
+                let grown = self.kv.grow(&mut sequence.blocks);
+                assert!(grown, "as many were free");
+            }
+        }
+        sequence.drafts.truncate(drafts);
+        if drafts > 0 {
+            chunk.drafts = u32::try_from(drafts).expect("a row has few drafts");
+            chunk.tokens += chunk.drafts;
+            chunk.last = false;
         }
     }
 
@@ -337,7 +393,7 @@ impl Schedule {
         let used = self.kv.blocks_for((chunk.start + chunk.tokens) as usize);
         batch.blocks.extend_from_slice(&sequence.blocks[..used]);
         let blocks = first_block..batch.blocks.len();
-        let row = Row { slot, input, start: chunk.start, blocks, sample: sequence.sample(&chunk), drafts: 0, scored };
+        let row = Row { slot, input, start: chunk.start, blocks, sample: sequence.sample(&chunk), drafts: chunk.drafts, scored };
         self.spare_logit_rows -= row.logit_rows().saturating_sub(1);
         batch.rows.push(row);
         sequence.progress.launch(&chunk);

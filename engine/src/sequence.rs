@@ -12,6 +12,7 @@ use crate::kv::hash::BlockHash;
 use crate::plan::Turn;
 use crate::request::{FinishReason, FinishRules, RequestId, Sampling, Sink};
 use crate::sample::SharedState;
+use crate::speculate::Lookup;
 
 /// Where a request stands.
 ///
@@ -64,6 +65,8 @@ pub struct Progress {
     pub computed: u32,
     /// Positions that settled batches have computed.
     pub settled: u32,
+    /// Drafts in flight. What they yield is not known before they settle: nothing else is launched until then.
+    pub drafts: u32,
     /// Whether the slot remembers the token at the sequence's end: one was sampled since the request got it.
     pub sampled_here: bool,
 }
@@ -73,6 +76,8 @@ pub struct Progress {
 pub struct Chunk {
     pub start: u32,
     pub tokens: u32,
+    /// Drafts among `tokens`, behind all others.
+    pub drafts: u32,
     /// The one token is the slot's last.
     pub last: bool,
     /// Number of the generated token that the chunk's end yields, from 0; `None` where tokens remain to be computed.
@@ -91,7 +96,7 @@ impl Progress {
 
     /// The next chunk of at most `tokens_max` (≥ 1) tokens. `None`: the tokens in flight are the last that the limits allow.
     pub fn next_chunk(&self, tokens_max: u32, generated_max: u32, length_max: u32) -> Option<Chunk> {
-        if self.generated() >= generated_max || self.total() >= length_max {
+        if self.generated() >= generated_max || self.total() >= length_max || self.drafts > 0 {
             return None;
         }
         let rest = self.total() - self.computed;
@@ -99,15 +104,35 @@ impl Progress {
         let last = rest == 1 && self.sampled_here;
         assert!(last || self.pending == 0, "a token in flight is the slot's last: {self:?}");
         let tokens = rest.min(tokens_max);
-        Some(Chunk { start: self.computed, tokens, last, sample: (tokens == rest).then_some(self.generated()) })
+        Some(Chunk { start: self.computed, tokens, drafts: 0, last, sample: (tokens == rest).then_some(self.generated()) })
     }
 
     pub fn launch(&mut self, chunk: &Chunk) {
         assert_eq!(chunk.start, self.computed, "chunks follow one another");
-        self.computed += chunk.tokens;
+        self.computed += chunk.tokens - chunk.drafts;
+        self.drafts = chunk.drafts;
         if chunk.sample.is_some() {
             self.pending += 1;
             self.sampled_here = true;
+        }
+    }
+
+    /// A batch with `chunk` settled; `resident`: what it computed is still there.
+    pub fn settle(&mut self, chunk: &Chunk, resident: bool) {
+        if resident {
+            self.settled = chunk.start + chunk.tokens - chunk.drafts;
+        }
+        // A chunk before the one with the drafts may settle while those are in flight.
+        if chunk.drafts > 0 {
+            self.drafts = 0;
+        }
+    }
+
+    /// A draft was what was sampled before it: its position is computed.
+    pub fn accept(&mut self, resident: bool) {
+        if resident {
+            self.computed += 1;
+            self.settled += 1;
         }
     }
 
@@ -135,6 +160,9 @@ pub struct Sequence {
     pub prompt_logprobs: Option<u32>,
     /// Tokens of the prompt that were told, or are by batches in flight; the first is never.
     pub scored: u32,
+    pub lookup: Option<Box<Lookup>>,
+    /// Proposed for the next row, or in flight.
+    pub drafts: Vec<u32>,
     pub finish: FinishRules,
     pub kv_transfer: Option<Arc<str>>,
     pub remote_kv: bool,
@@ -170,12 +198,12 @@ pub struct Sequence {
 
 impl Sequence {
     pub fn new(submitted: Submitted) -> Self {
-        let Submitted { id, request, tokens, hashes, state } = submitted;
+        let Submitted { id, request, tokens, hashes, state, lookup } = submitted;
         let prompt = u32::try_from(tokens.len()).expect("the door lets in what fits the context");
         Self {
             id,
             state: State::Waiting,
-            progress: Progress { prompt, known: prompt, pending: 0, computed: 0, settled: 0, sampled_here: false },
+            progress: Progress { prompt, known: prompt, pending: 0, computed: 0, settled: 0, drafts: 0, sampled_here: false },
             tokens,
             hashes,
             extra: Arc::new(request.extra),
@@ -183,6 +211,8 @@ impl Sequence {
             sample_state: state,
             prompt_logprobs: request.extras.and_then(|extras| extras.prompt_logprobs),
             scored: 1,
+            lookup,
+            drafts: Vec::new(),
             finish: request.finish,
             kv_transfer: request.kv_transfer,
             remote_kv: request.remote_kv,
@@ -223,7 +253,8 @@ impl Sequence {
             return Input::Last;
         }
         let (start, from) = (tokens.len(), chunk.start as usize);
-        tokens.extend_from_slice(&self.tokens[from..from + chunk.tokens as usize]);
+        tokens.extend_from_slice(&self.tokens[from..from + (chunk.tokens - chunk.drafts) as usize]);
+        tokens.extend_from_slice(&self.drafts[..chunk.drafts as usize]);
         Input::Tokens(start..tokens.len())
     }
 
@@ -249,11 +280,24 @@ impl Sequence {
         Some(Scored { first: from - 1, targets: first..targets.len(), top })
     }
 
-    /// Takes a token that settled. The count of those in flight falls with it.
-    pub fn push(&mut self, token: u32) {
-        assert!(self.progress.pending > 0, "request {} has no token in flight", self.id);
+    /// Proposes at most `drafts_max` tokens that may come behind those known, into `self.drafts`; says how many.
+    pub fn propose(&mut self, drafts_max: usize) -> usize {
+        self.drafts.clear();
+        if let Some(lookup) = &mut self.lookup {
+            lookup.propose(&self.tokens, drafts_max, &mut self.drafts);
+        }
+        self.drafts.len()
+    }
+
+    /// Takes a token that settled. The first of a row is one of those in flight; each further one says that a draft was right.
+    pub fn push(&mut self, token: u32, first: bool) {
+        if first {
+            assert!(self.progress.pending > 0, "request {} has no token in flight", self.id);
+            self.progress.pending -= 1;
+        } else {
+            self.progress.accept(self.state == State::Running);
+        }
         self.tokens.push(token);
-        self.progress.pending -= 1;
         self.progress.known += 1;
     }
 

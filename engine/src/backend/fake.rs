@@ -173,9 +173,9 @@ impl Fake {
                 self.sampler.row(row.slot, sample, drafts, self.logits.chunks_exact_mut(vocabulary), &mut out.sampled);
             }
         }
-        if let Some(&Sampled { token: Ok(token), .. }) = out.sampled[from..].last() {
-            self.last[row.slot.0 as usize] = Some(token);
-        }
+        // What comes behind a failure is thrown away; it must be something all the same.
+        let last = out.sampled[from..].last().map(|sampled| *sampled.token.as_ref().unwrap_or(&0));
+        self.last[row.slot.0 as usize] = last;
     }
 
     /// A digest of all that `table` holds up to `position`.

@@ -11,6 +11,7 @@ use crate::kv::lease::LeaseId;
 use crate::observe::Stats;
 use crate::request::{FinishReason, NewRequest, Rejected, RequestId};
 use crate::sample::SharedState;
+use crate::speculate::Lookup;
 
 pub(crate) struct Door {
     pub limits: Limits,
@@ -58,6 +59,7 @@ pub(crate) struct Submitted {
     /// Of the prompt's full blocks; empty without prefix caching.
     pub hashes: Vec<BlockHash>,
     pub state: Option<SharedState>,
+    pub lookup: Option<Box<Lookup>>,
 }
 
 pub(crate) enum Command {

@@ -54,7 +54,7 @@ impl Engine {
         let schedule = &mut self.schedule;
         let sequence = schedule.table.get_mut(key);
         let pinned = schedule.kv.leases().blocks() + schedule.remote_blocks + schedule.kv.blocks_for(sequence.tokens.len() + 1);
-        if !sequence.remote_kv || pinned > self.door.limits.config.pinned_blocks_max {
+        if !sequence.remote_kv || sequence.scores() || pinned > self.door.limits.config.pinned_blocks_max {
             return Ok(false);
         }
         let Some(cached) = reserve_all(&mut schedule.kv, sequence) else { return Ok(false) };

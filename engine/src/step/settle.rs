@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Engine, Launch};
 use crate::backend::{DeviceError, NoToken, Sampled};
-use crate::observe::BatchReport;
+use crate::observe::{BatchReport, DraftReport};
 use crate::plan::PlannedRow;
 use crate::request::{FinishReason, Logprobs, Output};
 use crate::sequence::State;
@@ -25,7 +25,7 @@ impl Engine {
                 assert_eq!(slot, row.slot, "the backend yields scores in row order");
                 scored
             });
-            let samples = usize::from(row.chunk.sample.is_some());
+            let samples = row.chunk.sample.map_or(0, |_| 1 + row.chunk.drafts as usize);
             let own = std::iter::from_fn(|| sampled.next_if(|sampled| sampled.slot == row.slot)).take(samples);
             self.settle_row(row, scored, own, now);
         }
@@ -57,9 +57,7 @@ impl Engine {
         sequence.in_flight -= 1;
         // After a preemption, what was computed is gone; the token that was sampled from it is as good as ever.
         let resident = sequence.state == State::Running;
-        if resident {
-            sequence.progress.settled = row.chunk.start + row.chunk.tokens;
-        }
+        sequence.progress.settle(&row.chunk, resident);
         let mut end = None;
         if let Some(scored) = scored
             && !sequence.sink.put(Output::PromptLogprobs(scored))
@@ -68,13 +66,16 @@ impl Engine {
         }
         let mut yielded = 0;
         for sampled in sampled {
-            yielded += 1;
             // Behind an end, the rest is thrown away.
             if end.is_none() {
-                end = self.take_token(row, sampled, now);
+                end = self.take_token(row, yielded, sampled, now);
             }
+            yielded += 1;
         }
         assert!(row.chunk.sample.is_none() || yielded > 0, "the backend yields a token per row that samples");
+        if row.chunk.drafts > 0 {
+            self.settle_drafts(row, yielded - 1);
+        }
         if resident && self.door.limits.config.prefix_caching && !matches!(end, Some(FinishReason::Error(_))) {
             self.schedule.offer(row.key, &mut self.hasher);
         }
@@ -83,8 +84,23 @@ impl Engine {
         }
     }
 
-    /// Passes a token on; says whether its request ends with it.
-    fn take_token(&mut self, row: &PlannedRow, sampled: Sampled, now: Instant) -> Option<FinishReason> {
+    /// `accepted` of a row's drafts were what was sampled, be it that the request ended before.
+    fn settle_drafts(&mut self, row: &PlannedRow, accepted: u32) {
+        let drafted = row.chunk.drafts;
+        assert!(accepted <= drafted, "the backend yields a token per draft, and one");
+        self.report.drafts.push(DraftReport { drafted, accepted });
+        self.stats.drafts += 1;
+        self.stats.draft_tokens += u64::from(drafted);
+        self.stats.accepted_tokens += u64::from(accepted);
+        let sequence = self.schedule.table.get_mut(row.key);
+        let length = sequence.tokens.len();
+        if let Some(lookup) = &mut sequence.lookup {
+            lookup.learn_outcome(drafted as usize, accepted as usize, length);
+        }
+    }
+
+    /// Passes token `number` of a row on; says whether its request ends with it.
+    fn take_token(&mut self, row: &PlannedRow, number: u32, sampled: Sampled, now: Instant) -> Option<FinishReason> {
         let token = match sampled.token {
             Ok(token) => token,
             Err(why) => {
@@ -97,8 +113,8 @@ impl Engine {
         };
         let sequence = self.schedule.table.get_mut(row.key);
         assert!((token as usize) < self.door.limits.capacity.vocabulary, "the backend sampled token {token}");
-        assert_eq!(Some(sequence.generated()), row.chunk.sample, "tokens settle in order");
-        sequence.push(token);
+        assert_eq!(Some(sequence.generated()), row.chunk.sample.map(|first| first + number), "tokens settle in order");
+        sequence.push(token, number == 0);
         self.stats.generated_tokens += 1;
         match sequence.last_token {
             None => {
@@ -123,7 +139,8 @@ impl Engine {
             duration: now.saturating_duration_since(began),
         };
         for row in rows {
-            let tokens = if row.chunk.last { &mut report.decode_tokens } else { &mut report.prefill_tokens };
+            let tokens =
+                if row.chunk.last || row.chunk.drafts > 0 { &mut report.decode_tokens } else { &mut report.prefill_tokens };
             *tokens += row.chunk.tokens;
         }
         self.settled_at = Some(now);

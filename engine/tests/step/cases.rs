@@ -10,9 +10,12 @@ use engine::backend::fake::Pace;
 use engine::config::Config;
 use engine::handle::{Busy, Leased, RemoteOutcome, Reset};
 use engine::kv::hash::{BlockHash, BlockHasher};
-use engine::request::{FinishReason, Output, Rejected, RequestId, Sampling};
+use engine::request::{FinishReason, Output, Rejected, RequestId, Sampling, SamplingExtras};
+use engine::sample::{Accepted, LogitMask, MaskError};
+use engine::speculate::Speculation;
 use engine::step::Activity;
 
+use crate::oracle;
 use crate::world::{Ask, POISON, World, ask};
 
 const DEVICE: Capacity =
@@ -472,4 +475,108 @@ fn commands_beyond_what_may_wait_are_refused_and_counted() {
     let World { engine, handle, .. } = world;
     drop(engine);
     assert_eq!(handle.reset_prefix_cache(Reset::default(), |_| ()), Err(Busy::EngineDead));
+}
+
+/// On a device with one token, every draft is right.
+#[test]
+fn drafts_that_are_right_save_steps() {
+    let capacity = Capacity { vocabulary: 1, ..DEVICE };
+    let speculation = Speculation { tokens: 6, lookup_min: 2, lookup_max: 3, batch_max: 2, acceptance_min: 0.4 };
+    let config = Config { speculation: Some(speculation), ..Config::for_device(&DEVICE) };
+    for lag in [0, 1] {
+        let mut world = World::new(capacity, lag, config.clone());
+        let asked = ask(&[0; 10], 40);
+        let id = world.submit(&asked).unwrap();
+        world.settle();
+        assert_eq!(world.answer(id), (vec![0; 40], Some(FinishReason::Length)), "lag {lag}");
+        let stats = world.handle.stats();
+        // 1 token from the prompt, then 4, 7, 7, 7, 7 and 7.
+        assert_eq!((stats.drafts, stats.draft_tokens, stats.accepted_tokens), (6, 33, 33), "lag {lag}");
+        assert_eq!(world.device.lock().unwrap().batches, 7, "lag {lag}");
+        let reports = world.reports.lock().unwrap();
+        let drafts: Vec<u32> = reports.iter().flat_map(|report| &report.drafts).map(|draft| draft.drafted).collect();
+        assert_eq!(drafts, [3, 6, 6, 6, 6, 6], "lag {lag}");
+    }
+}
+
+#[test]
+fn a_large_batch_goes_without_drafts() {
+    let capacity = Capacity { vocabulary: 1, ..DEVICE };
+    let config =
+        Config { speculation: Some(Speculation { batch_max: 2, ..Speculation::ngram(4) }), ..Config::for_device(&DEVICE) };
+    let mut world = World::new(capacity, 0, config);
+    let ids = [0; 3].map(|_| world.submit(&ask(&[0; 6], 20)).unwrap());
+    world.settle();
+    assert!(ids.iter().all(|id| world.answer(*id).0.len() == 20));
+    assert_eq!(world.handle.stats().draft_tokens, 0);
+}
+
+/// The whole context, told position by position, in chunks as large as the device has rows of logits for.
+#[test]
+fn a_prompt_is_told_of_in_chunks_whatever_is_cached() {
+    for lag in [0, 1] {
+        let mut world = world(lag);
+        let asked = ask(&prompt(100, 30), 3);
+        answer(&mut world, &asked);
+        let told = Ask { extras: SamplingExtras { prompt_logprobs: Some(2), ..SamplingExtras::default() }, ..asked };
+        let id = world.submit(&told).unwrap();
+        world.settle();
+        assert_eq!(cached_tokens(&world, id), 0, "cached blocks hold no logits");
+        let (seen, _) = world.told(id);
+        let expected = oracle::prompt_logprobs(&told, 2, &DEVICE);
+        assert_eq!((seen.len(), expected.len()), (29, 29));
+        seen.iter().zip(&expected).for_each(|(seen, expected)| oracle::assert_told(seen, expected));
+        assert!(world.outputs(id).iter().filter(|output| matches!(output, Output::PromptLogprobs(_))).count() >= 4);
+    }
+}
+
+/// A mask that fails, by saying so or by a panic, costs its own request alone.
+#[test]
+fn a_grammar_that_fails_fails_its_request_alone() {
+    struct Broken(bool);
+    impl LogitMask for Broken {
+        fn begin(&mut self) {}
+        fn join(&mut self) -> Result<&[u32], MaskError> {
+            if self.0 { Err(MaskError("too deep".into())) } else { panic!("a bug of the matcher") }
+        }
+        fn accept(&mut self, _: u32) -> Result<Accepted, MaskError> {
+            Ok(Accepted::More)
+        }
+    }
+    for (says, reason) in [(true, "structured output: too deep"), (false, "structured output: the grammar's matcher failed")] {
+        let mut world = world(0);
+        let good = world.submit(&ask(&prompt(200, 6), 8)).unwrap();
+        let bad = world.submit_masked(&ask(&prompt(100, 6), 8), Some(Box::new(Broken(says)))).unwrap();
+        world.settle();
+        assert_eq!(world.answer(good), alone(&ask(&prompt(200, 6), 8)));
+        assert_eq!(world.answer(bad), (vec![], Some(FinishReason::Error(reason.into()))));
+    }
+}
+
+/// Case A5: what names tokens that the model does not have is refused by its name, as is what cannot be.
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let check = |extras: SamplingExtras, parameter: &str| {
+        let mut world = world(0);
+        let refused = world.submit(&Ask { extras: extras.clone(), ..ask(&prompt(1, 4), 1) }).expect_err("it is refused");
+        match &refused {
+            Rejected::TokenOutsideVocabulary { parameter: named, token: 1000, vocabulary: 1000 } if *named == parameter => {}
+            Rejected::Parameter { parameter: named, .. } if *named == parameter => {}
+            other => panic!("{other:?} for {extras:?}"),
+        }
+        assert!(refused.to_string().contains(parameter), "{refused}");
+    };
+    let none = SamplingExtras::default;
+    check(SamplingExtras { logit_bias: vec![(3, 1.0), (1000, 5.0)], ..none() }, "logit_bias");
+    check(SamplingExtras { logit_bias: vec![(3, f32::NAN)], ..none() }, "logit_bias");
+    check(SamplingExtras { bad_words: vec![vec![1], vec![2, 1000]], ..none() }, "bad_words");
+    check(SamplingExtras { bad_words: vec![vec![]], ..none() }, "bad_words");
+    check(SamplingExtras { allowed_token_ids: Some(vec![1000]), ..none() }, "allowed_token_ids");
+    check(SamplingExtras { allowed_token_ids: Some(vec![]), ..none() }, "allowed_token_ids");
+    check(SamplingExtras { logprob_token_ids: vec![1000], ..none() }, "logprob_token_ids");
+    check(SamplingExtras { logprobs: Some(21), ..none() }, "logprobs");
+    check(SamplingExtras { prompt_logprobs: Some(21), ..none() }, "prompt_logprobs");
+    check(SamplingExtras { presence_penalty: 2.1, ..none() }, "presence_penalty");
+    check(SamplingExtras { frequency_penalty: f32::NAN, ..none() }, "frequency_penalty");
+    check(SamplingExtras { repetition_penalty: 0.0, ..none() }, "repetition_penalty");
 }

@@ -3,6 +3,7 @@
 
 mod cases;
 mod disk;
+mod oracle;
 mod property;
 mod thread;
 mod tiers;

@@ -8,11 +8,13 @@ use engine::backend::fake::Pace;
 use engine::config::Config;
 use engine::handle::Reset;
 use engine::kv::hash::{BlockHash, BlockHasher};
-use engine::request::{FinishReason, RequestId, Sampling};
+use engine::request::{FinishReason, RequestId, Sampling, SamplingExtras};
+use engine::speculate::Speculation;
 use engine::step::Activity;
 use proptest::prelude::*;
 
 use crate::disk::{Faults, Platter};
+use crate::oracle::{self, Rule};
 use crate::world::{Ask, Transfer, World, ask};
 
 #[derive(Clone, Debug)]
@@ -52,53 +54,101 @@ enum Event {
     },
 }
 
-const VOCABULARY: usize = 11;
-
 /// Prompts of one family begin alike.
-fn prompt(family: u32, tokens: usize) -> Vec<u32> {
-    let token = |i: u32| (i * i * (family + 1) + i / 3 + family) % VOCABULARY as u32;
+fn prompt(family: u32, tokens: usize, vocabulary: u32) -> Vec<u32> {
+    let token = |i: u32| (i * i * (family + 1) + i / 3 + family) % vocabulary;
     (0..tokens as u32).map(token).collect()
 }
 
-fn asks(length_max: usize) -> impl Strategy<Value = Ask> {
+fn extras(vocabulary: u32) -> impl Strategy<Value = SamplingExtras> {
+    let penalty = || prop_oneof![2 => Just(0.0f32), 1 => -2.0..2.0f32];
+    let ids = move |most: usize| prop::collection::vec(0..vocabulary, 1..most);
+    let penalties = (penalty(), penalty(), prop_oneof![2 => Just(1.0f32), 1 => 0.5..30.0f32]);
+    let bias = prop::option::of((0..vocabulary, -50.0..50.0f32));
+    let words = prop::collection::vec(ids(4), 0..3);
+    let told = (prop::option::of(0..4u32), prop::option::weighted(0.3, 0..4u32), prop::option::weighted(0.2, ids(4)));
+    (penalties, bias, prop_oneof![2 => Just(0u32), 1 => 0..8u32], words, prop::option::weighted(0.3, ids(6)), told).prop_map(
+        |((presence_penalty, frequency_penalty, repetition_penalty), bias, min_tokens, bad_words, allowed_token_ids, told)| {
+            let (logprobs, prompt_logprobs, named) = told;
+            SamplingExtras {
+                presence_penalty,
+                frequency_penalty,
+                repetition_penalty,
+                logit_bias: bias.into_iter().collect(),
+                min_tokens,
+                bad_words,
+                allowed_token_ids,
+                logprobs,
+                prompt_logprobs,
+                logprob_token_ids: named.unwrap_or_default(),
+            }
+        },
+    )
+}
+
+/// Plain requests, and some that ask for more.
+fn asks(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Ask> {
+    let more = prop::option::weighted(0.4, extras(vocabulary));
+    let rule =
+        prop::option::weighted(0.15, (0..vocabulary, 1..12u32).prop_map(move |(step, tokens)| Rule { step, tokens, vocabulary }));
+    (plain_asks(length_max, vocabulary), more, rule).prop_map(|(ask, extras, rule)| Ask {
+        extras: extras.unwrap_or_default(),
+        rule,
+        ..ask
+    })
+}
+
+fn plain_asks(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Ask> {
     let sampling =
         prop_oneof![Just(Sampling::GREEDY), (0..4u64).prop_map(|seed| Sampling { temperature: 1.0, seed, ..Sampling::GREEDY })];
-    let ends = (prop::option::weighted(0.3, 0..VOCABULARY as u32), prop::option::weighted(0.3, 0..VOCABULARY as u32));
+    let ends = (prop::option::weighted(0.3, 0..vocabulary), prop::option::weighted(0.3, 0..vocabulary));
     (0..3u32, 1..length_max, 1..20u32, sampling, ends, prop::bool::weighted(0.2), prop::option::weighted(0.1, 1..6usize))
-        .prop_map(|(family, tokens, tokens_max, sampling, (eos, stop), remote, reads_max)| Ask {
+        .prop_map(move |(family, tokens, tokens_max, sampling, (eos, stop), remote, reads_max)| Ask {
             sampling,
             eos: eos.into_iter().collect(),
             stop: stop.into_iter().collect(),
             remote,
             reads_max,
-            ..ask(&prompt(family, tokens), tokens_max)
+            ..ask(&prompt(family, tokens, vocabulary), tokens_max)
         })
 }
 
-fn events(length_max: usize) -> impl Strategy<Value = Event> {
+fn events(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Event> {
     let after = || prop_oneof![3 => Just(0u8), 1 => 0..6u8];
     prop_oneof![
-        12 => (after(), asks(length_max), 0..8u8, prop::option::weighted(0.7, 0..100u8))
+        12 => (after(), asks(length_max, vocabulary), 0..8u8, prop::option::weighted(0.7, 0..100u8))
             .prop_map(|(after, ask, transfer_steps, transferred)| Event::Submit { after, ask, transfer_steps, transferred }),
         3 => (after(), any::<prop::sample::Index>()).prop_map(|(after, which)| Event::Abort { after, which }),
         1 => (after(), 0..3u32, 1..length_max, 0..30u8)
-            .prop_map(|(after, family, tokens, steps)| Event::Lease { after, prompt: prompt(family, tokens), steps }),
+            .prop_map(move |(after, family, tokens, steps)| Event::Lease { after, prompt: prompt(family, tokens, vocabulary), steps }),
         1 => (after(), any::<(bool, bool)>()).prop_map(|(after, reset)| Event::Reset { after, reset }),
         1 => after().prop_map(|after| Event::List { after }),
     ]
 }
 
+fn speculations() -> impl Strategy<Value = Option<Speculation>> {
+    let any = (1..6usize, 1..3usize, 0..3usize, 1..6usize, prop_oneof![3 => Just(0.0f32), 1 => Just(0.4)]);
+    let speculation = any.prop_map(|(tokens, lookup_min, more, batch_max, acceptance_min)| Speculation {
+        tokens,
+        lookup_min,
+        lookup_max: lookup_min + more,
+        batch_max,
+        acceptance_min,
+    });
+    prop::option::weighted(0.7, speculation)
+}
+
 fn cases() -> impl Strategy<Value = Case> {
-    let device = (0..3usize, 1..6usize, 3..24usize, 1..6usize, 0..12usize);
+    let device = (0..3usize, 1..6usize, 3..24usize, 1..6usize, 0..12usize, prop_oneof![1..4u32, Just(11)]);
     let faults = (0..5usize, prop::option::weighted(0.3, 1..5usize), prop::option::weighted(0.2, 0..9usize), 0..6usize);
     let faults = faults.prop_map(|(delay, loses_every, fails_after, room)| Faults { delay, loses_every, fails_after, room });
     let tiers = prop_oneof![1 => Just((0, 0)), 1 => (1..9usize, Just(0)), 2 => (1..6usize, 1..12usize)];
-    let limits = (1..12usize, prop::bool::weighted(0.85), 0..8usize);
+    let limits = (1..12usize, prop::bool::weighted(0.85), 0..8usize, speculations());
     (device, limits, tiers, 1..8u64, faults).prop_flat_map(|(device, limits, tiers, wait_ms, faults)| {
-        let (chunk, prefix_caching, pinned) = limits;
-        let (lag, block_tokens, kv_blocks, slots, more_tokens) = device;
+        let (chunk, prefix_caching, pinned, speculation) = limits;
+        let (lag, block_tokens, kv_blocks, slots, more_tokens, vocabulary) = device;
         let capacity = Capacity {
-            vocabulary: VOCABULARY,
+            vocabulary: vocabulary as usize,
             context_length: 40,
             block_tokens,
             kv_blocks,
@@ -110,6 +160,7 @@ fn cases() -> impl Strategy<Value = Case> {
             prefill_chunk_tokens_max: chunk,
             prefix_caching,
             pinned_blocks_max: pinned.min(kv_blocks - 2usize.div_ceil(block_tokens)),
+            speculation,
             waiting_max: 12,
             waiting_tokens_max: 200,
             host_blocks: tiers.0,
@@ -118,7 +169,7 @@ fn cases() -> impl Strategy<Value = Case> {
             ..Config::for_device(&capacity)
         };
         let length_max = config.length_max(&capacity);
-        prop::collection::vec(events(length_max), 1..40).prop_map(move |events| Case {
+        prop::collection::vec(events(length_max, vocabulary), 1..40).prop_map(move |events| Case {
             lag,
             capacity,
             config: config.clone(),
@@ -225,9 +276,18 @@ impl Run {
         }
         for Open { id, ask, aborted, .. } in &self.open {
             let (tokens, reason) = self.world.answer(*id);
-            let (whole, natural) = ask.answer(&self.world.capacity, self.length_max);
+            let (whole, all_told, natural) = oracle::answer(ask, &self.world.capacity, self.length_max);
             let reason = reason.expect("every request ends");
             assert!(whole.starts_with(&tokens), "{ask:?}: {tokens:?} instead of {whole:?}");
+            let (prompt_told, told) = self.world.told(*id);
+            for (told, expected) in told.iter().zip(&all_told) {
+                assert_eq!(told.is_some(), expected.is_some(), "{ask:?}");
+                told.iter().zip(expected).for_each(|(told, expected)| oracle::assert_told(told, expected));
+            }
+            let whole_prompt = ask.extras.prompt_logprobs.map(|top| oracle::prompt_logprobs(ask, top, &self.world.capacity));
+            let whole_prompt = whole_prompt.unwrap_or_default();
+            assert!(prompt_told.len() == whole_prompt.len() || tokens.is_empty() && prompt_told.len() < whole_prompt.len());
+            prompt_told.iter().zip(&whole_prompt).for_each(|(told, expected)| oracle::assert_told(told, expected));
             if reason == FinishReason::Aborted && (*aborted || ask.reads_max.is_some()) {
                 continue;
             }

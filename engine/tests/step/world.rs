@@ -7,17 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use domain::ExtraKeys;
-use engine::backend::fake::{Fake, Pace, Speed, expected};
+use engine::backend::fake::{Fake, Pace, Speed};
 use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, NoToken, Outcomes, Row, Slot, Ticket};
 use engine::config::Config;
 use engine::handle::{Handle, RemoteOutcome};
 use engine::kv::event::{KvBatch, KvEvent, Medium, Stored};
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::observe::StepReport;
-use engine::request::{FinishReason, FinishRules, NewRequest, Output, Rejected, RequestId, Sampling};
+use engine::request::{FinishReason, FinishRules, Logprobs, NewRequest, Output, Rejected, RequestId, Sampling, SamplingExtras};
+use engine::sample::LogitMask;
 use engine::step::{Activity, Engine, Fetch, Ports};
 
 use crate::disk::{Faults, Platter, ScriptedDisk};
+use crate::oracle::{self, Rule};
 
 /// Input with this token makes a device that [`Watched::poisons`] find no number.
 pub const POISON: u32 = 5;
@@ -83,7 +85,9 @@ impl Watched {
         for row in &batch.rows {
             let end = row.start as usize + row.input.len();
             assert!(!row.input.is_empty() && end <= capacity.context_length, "{row:?}");
-            assert!(matches!(row.input, Input::Last) || row.input.len() <= self.limits.prefill_chunk_tokens_max);
+            assert!(row.input.len() <= (self.limits.prefill_chunk_tokens_max).max(1 + row.drafts as usize));
+            let drafts_max = self.limits.speculation.map_or(0, |speculation| speculation.tokens);
+            assert!(row.drafts as usize <= drafts_max && (row.drafts as usize) < row.input.len(), "{row:?}");
             let table = batch.blocks[row.blocks.clone()].to_vec();
             assert_eq!(table.len(), end.div_ceil(capacity.block_tokens), "a table covers the row's positions: {row:?}");
             let row_use = RowUse { slot: row.slot, table, writes_from: row.start as usize / capacity.block_tokens };
@@ -267,32 +271,30 @@ pub struct Ask {
     pub extra: ExtraKeys,
     pub remote: bool,
     pub reads_max: Option<usize>,
+    pub extras: SamplingExtras,
+    pub rule: Option<Rule>,
 }
 
 pub fn ask(prompt: &[u32], tokens_max: u32) -> Ask {
-    let (eos, stop, extra) = (Vec::new(), Vec::new(), ExtraKeys::default());
-    Ask { prompt: prompt.to_vec(), tokens_max, sampling: Sampling::GREEDY, eos, stop, extra, remote: false, reads_max: None }
+    Ask {
+        prompt: prompt.to_vec(),
+        tokens_max,
+        sampling: Sampling::GREEDY,
+        eos: Vec::new(),
+        stop: Vec::new(),
+        extra: ExtraKeys::default(),
+        remote: false,
+        reads_max: None,
+        extras: SamplingExtras::default(),
+        rule: None,
+    }
 }
 
 impl Ask {
     /// What the request must be answered with: tokens, and the reason of the end.
     pub fn answer(&self, capacity: &Capacity, length_max: usize) -> (Vec<u32>, FinishReason) {
-        let mut sequence = self.prompt.clone();
-        for index in 0.. {
-            let token = expected(&sequence, &self.sampling, index, capacity);
-            sequence.push(token);
-            let reason = if self.eos.contains(&token) {
-                FinishReason::Eos
-            } else if self.stop.contains(&token) {
-                FinishReason::StopId(token)
-            } else if index + 1 >= self.tokens_max || sequence.len() >= length_max {
-                FinishReason::Length
-            } else {
-                continue;
-            };
-            return (sequence.split_off(self.prompt.len()), reason);
-        }
-        unreachable!("a sequence has a longest length")
+        let (tokens, _, reason) = oracle::answer(self, capacity, length_max);
+        (tokens, reason)
     }
 }
 
@@ -336,14 +338,18 @@ impl World {
     }
 
     pub fn submit(&mut self, ask: &Ask) -> Result<RequestId, Rejected> {
+        self.submit_masked(ask, ask.rule.map(|rule| Box::new(rule.mask(&ask.prompt)) as Box<dyn LogitMask>))
+    }
+
+    pub fn submit_masked(&mut self, ask: &Ask, mask: Option<Box<dyn LogitMask>>) -> Result<RequestId, Rejected> {
         let seen = Arc::new(Mutex::new(Seen { reads_max: ask.reads_max, ..Seen::default() }));
         let sink = Arc::clone(&seen);
         let id = self.handle.submit(NewRequest {
             prompt: ask.prompt.as_slice().into(),
             extra: ask.extra.clone(),
             sampling: ask.sampling,
-            extras: None,
-            mask: None,
+            extras: Some(Arc::new(ask.extras.clone())),
+            mask,
             finish: FinishRules { tokens_max: ask.tokens_max, eos: ask.eos.clone(), stop: ask.stop.clone() },
             kv_transfer: Some("params".into()),
             remote_kv: ask.remote,
@@ -429,6 +435,22 @@ impl World {
             }
         }
         (tokens, reason)
+    }
+
+    /// What a client was told of its prompt, and of each token.
+    pub fn told(&self, id: RequestId) -> (Vec<Logprobs>, Vec<Option<Logprobs>>) {
+        let (mut prompt, mut tokens) = (Vec::new(), Vec::new());
+        for output in self.outputs(id) {
+            match output {
+                Output::PromptLogprobs(told) => {
+                    assert!(tokens.is_empty(), "the prompt comes first");
+                    prompt.extend(told);
+                }
+                Output::Token { logprobs, .. } => tokens.push(logprobs),
+                Output::Admitted { .. } | Output::Finished(_) => {}
+            }
+        }
+        (prompt, tokens)
     }
 
     /// Compares what the engine lists with what its events told, and with the sequence at which that holds.
