@@ -214,15 +214,15 @@ impl Schedule {
         };
         let here = chunk.start as usize + 1;
         let missing = self.kv.blocks_for(here + drafts).saturating_sub(sequence.blocks.len());
-        if missing > self.kv.free().saturating_sub(promised) {
+        let others = promised + self.promised - sequence.promised;
+        let fits = missing <= self.kv.free().saturating_sub(others);
+        if !fits {
             drafts = drafts.min(sequence.blocks.len() * self.kv.block_tokens() - here);
-        } else {
-            for _ in 0..missing {
-                let grown = self.kv.grow(&mut sequence.blocks);
-                assert!(grown, "as many were free");
-            }
         }
         sequence.drafts.truncate(drafts);
+        if fits {
+            self.grow(key, missing);
+        }
         if drafts > 0 {
             chunk.drafts = u32::try_from(drafts).expect("a row has few drafts");
             chunk.tokens += chunk.drafts;

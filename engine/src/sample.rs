@@ -10,6 +10,7 @@ mod choose;
 mod counts;
 mod logprobs;
 mod mask;
+mod pass;
 mod philox;
 mod state;
 
@@ -65,7 +66,7 @@ impl Sampler {
         };
         let mut state = state.lock();
         // A number that is none stays one behind a mask, where nobody would see it.
-        logprobs::check(logits)?;
+        chooser.check(logits)?;
         state.mask(logits)?;
         let tells = state.extras().tells_logprobs();
         if tells {

@@ -42,7 +42,7 @@ impl Speculation {
     }
 
     /// What cannot be, one sentence each.
-    pub(crate) fn mistakes(&self) -> Vec<String> {
+    pub fn mistakes(&self) -> Vec<String> {
         let Self { tokens, lookup_min, lookup_max, batch_max, acceptance_min } = *self;
         let relations = [
             ((1..=DRAFTS_MAX).contains(&tokens), format!("num_speculative_tokens is {tokens}; it must be 1 to {DRAFTS_MAX}")),

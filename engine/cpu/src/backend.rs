@@ -3,9 +3,8 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Sleep, Ticket};
+use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Outcomes, Sleep, Ticket};
 use engine::model::{self, Model};
-use engine::sample::Sampler;
 use engine_assets::ModelAssets;
 
 use crate::device::CpuDevice;
@@ -13,6 +12,7 @@ use crate::error::CpuError;
 use crate::kernel::{Isa, Kernels};
 use crate::kv::{BlockShape, KvDtype};
 use crate::pool::THREADS_MAX;
+use crate::sampling::Sampling;
 
 /// Rows of logits beyond one for each slot: for the prompts whose log-probabilities are told, and for drafts.
 const SPARE_LOGIT_ROWS: usize = 32;
@@ -63,7 +63,7 @@ pub struct CpuBackend {
     model: Box<dyn Model<CpuDevice>>,
     /// The last token that each slot sampled.
     last: Vec<u32>,
-    sampler: Sampler,
+    sampling: Sampling,
     /// Outcomes of the launch that is not settled.
     outcomes: Outcomes,
     launches: u64,
@@ -97,8 +97,8 @@ impl CpuBackend {
         let model = model::load(config, &assets.tensors, &mut device)
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
         device.touch_weights(&assets.tensors, progress);
-        let (last, outcomes) = (vec![0; options.slots], Outcomes::default());
-        Ok(Self { device, model, last, sampler: Sampler::new(), outcomes, launches: 0 })
+        let sampling = Sampling::new(device.pool.threads(), options.slots);
+        Ok(Self { device, model, last: vec![0; options.slots], sampling, outcomes: Outcomes::default(), launches: 0 })
     }
 
     /// Compute threads, the caller's included.
@@ -161,26 +161,11 @@ impl Backend for CpuBackend {
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError> {
         self.device.take(batch, &self.last)?;
         let logits = self.model.forward(&mut self.device);
-        let mut logits = logits.rows_mut();
-        let Outcomes { sampled, scored } = &mut self.outcomes;
-        for row in &batch.rows {
-            if let Some(wanted) = &row.scored {
-                let targets = &batch.targets[wanted.targets.clone()];
-                let told =
-                    targets.iter().zip(&mut logits).map(|(&target, logits)| self.sampler.score(logits, target, wanted.top));
-                scored.push((row.slot, told.collect()));
-            }
-            let Some(sample) = &row.sample else { continue };
-            let drafts = match &row.input {
-                Input::Tokens(range) => &batch.tokens[range.end - row.drafts as usize..range.end],
-                Input::Last => &[],
-            };
-            let mut own = logits.by_ref().take(1 + drafts.len());
-            self.sampler.row(row.slot, sample, drafts, &mut own, sampled);
-            // Behind a draft that fails; the next row finds its own.
-            own.for_each(drop);
-            if let Some(token) = sampled.last().and_then(|sampled| sampled.token.as_ref().ok()) {
-                self.last[row.slot.0 as usize] = *token;
+        self.sampling.run(&mut self.device.pool, batch, logits, &mut self.outcomes);
+        // The last of a slot counts: what its drafts, if any, led to.
+        for sampled in &self.outcomes.sampled {
+            if let Ok(token) = sampled.token {
+                self.last[sampled.slot.0 as usize] = token;
             }
         }
         self.launches += 1;

@@ -86,12 +86,6 @@ impl Activation {
         unsafe { std::slice::from_raw_parts(self.as_ptr().add(row * self.stride), self.features) }
     }
 
-    /// All rows, one after the other.
-    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        let (rows, stride, features) = (self.rows, self.stride, self.features);
-        self.data.as_mut_slice().chunks_exact_mut(stride.max(1)).take(rows).map(move |row| &mut row[..features])
-    }
-
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows);
         // SAFETY: as `row`.

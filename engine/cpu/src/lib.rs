@@ -18,6 +18,7 @@ mod kernel;
 mod kv;
 pub mod oracle;
 mod pool;
+mod sampling;
 mod taken;
 mod weights;
 

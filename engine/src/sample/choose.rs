@@ -1,13 +1,21 @@
 //! The choice itself: temperature, min-p, top-k, top-p, draw.
+//!
+//! Most of a vocabulary is never chosen. A pass keeps the largest logit of each block; where `k` tokens are wanted, the `k`-th largest of
+//! these is a bound that at least `k` tokens reach and few others do, and only they are sorted.
 
 use std::cmp::Ordering;
 
+use super::pass::{BLOCK, Weigh, scan};
 use super::philox::uniform;
 use crate::backend::NoToken;
 use crate::request::Sampling;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chooser {
+    /// Of each block of logits, the largest, and the weight.
+    maxima: Vec<f32>,
+    sums: Vec<f64>,
+    sorted_maxima: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -24,36 +32,76 @@ impl Chooser {
     /// The token that `sampling` chooses from `logits`, one per token of the vocabulary, as the request's output token `index`. Greedy
     /// takes the first of the largest.
     pub fn choose(&mut self, logits: &[f32], sampling: &Sampling, index: u32) -> Result<u32, NoToken> {
-        let max = finite_max(logits)?;
-        let Sampling { temperature, top_k, top_p, min_p, seed } = *sampling;
+        let max = scan(logits, &mut self.maxima)?;
         if sampling.is_greedy() {
-            let first = logits.iter().position(|&logit| logit == max).ok_or(NoToken::NotANumber)?;
-            return u32::try_from(first).map_err(|_| NoToken::NotANumber);
+            return self.first(logits, max).ok_or(NoToken::NotANumber);
         }
-        let weight = |logit: f32| f64::from(((logit - max) / temperature).exp());
+        let Sampling { temperature, top_k, top_p, min_p, seed } = *sampling;
+        let weigh = Weigh { max, inverse: 1.0 / temperature };
         let draw = uniform(seed, index);
         let all = top_k == 0 || top_k as usize >= logits.len();
-        if all && top_p >= 1.0 && min_p <= 0.0 {
-            let tokens = || (0..).zip(logits).map(|(token, &logit)| Candidate { logit, token });
-            return pick(tokens, weight, draw).ok_or(NoToken::NotANumber);
-        }
-        self.candidates.clear();
-        self.candidates.extend((0..).zip(logits).map(|(token, &logit)| Candidate { logit, token }));
-        self.candidates.retain(|candidate| weight(candidate.logit) >= f64::from(min_p));
-        self.keep_top(if all { logits.len() } else { top_k as usize });
-        let kept = self.nucleus(top_p, weight);
-        pick(|| self.candidates[..kept].iter().copied(), weight, draw).ok_or(NoToken::NotANumber)
+        let kept = if all && min_p <= 0.0 {
+            let total = weigh.sums(logits, &mut self.sums);
+            if top_p >= 1.0 {
+                return self.walk(logits, weigh, draw * total).ok_or(NoToken::NotANumber);
+            }
+            self.nucleus_of_all(logits, weigh, f64::from(top_p) * total)
+        } else {
+            let least = if min_p > 0.0 { min_p_bound(weigh, min_p) } else { f32::NEG_INFINITY };
+            self.gather(logits, if all { logits.len() } else { top_k as usize }, least);
+            self.candidates.retain(|candidate| weigh.weight(candidate.logit) >= min_p);
+            if !all {
+                self.keep_top(top_k as usize);
+            }
+            self.candidates.sort_unstable_by(by_rank);
+            let total: f64 = self.candidates.iter().map(|candidate| f64::from(weigh.weight(candidate.logit))).sum();
+            self.nucleus(weigh, f64::from(top_p.min(1.0)) * total).unwrap_or(self.candidates.len())
+        };
+        pick(&self.candidates[..kept], weigh, draw).ok_or(NoToken::NotANumber)
     }
 
-    /// The `count` largest logits with their tokens, largest first.
-    pub fn largest(&mut self, logits: &[f32], count: usize) -> impl Iterator<Item = (u32, f32)> {
-        self.candidates.clear();
-        if count > 0 {
-            self.candidates.extend((0..).zip(logits).map(|(token, &logit)| Candidate { logit, token }));
-            self.keep_top(count.min(logits.len()));
-            self.candidates.sort_unstable_by(by_rank);
+    /// Whether the logits are numbers to choose from at all.
+    pub fn check(&mut self, logits: &[f32]) -> Result<(), NoToken> {
+        scan(logits, &mut self.maxima).map(drop).map_err(|_| NoToken::NotANumber)
+    }
+
+    /// The first token of the largest logit, `max`.
+    fn first(&self, logits: &[f32], max: f32) -> Option<u32> {
+        let block = self.maxima.iter().position(|&block_max| block_max == max)?;
+        let within = logits[block * BLOCK..].iter().position(|&logit| logit == max)?;
+        u32::try_from(block * BLOCK + within).ok()
+    }
+
+    /// The token at which the running sum of all weights, in order of ids, passes `target`.
+    fn walk(&self, logits: &[f32], weigh: Weigh, target: f64) -> Option<u32> {
+        let (mut before, mut chosen) = (0.0, None);
+        for (block, sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+            // Rounding may leave the last sum just below the target: then the last possible token is it.
+            chosen = Some(block);
+            if before + sum > target {
+                break;
+            }
+            before += sum;
         }
-        self.candidates.iter().take(count).map(|candidate| (candidate.token, candidate.logit))
+        let first = chosen? * BLOCK;
+        let block = (first as u32..).zip(&logits[first..]).take(BLOCK).map(|(token, &logit)| Candidate { logit, token });
+        walk(block, weigh, target - before)
+    }
+
+    /// Makes candidates of at least the `count` largest logits, all that equal the smallest of these, and perhaps more; none below
+    /// `least`. [`scan`] has seen these logits.
+    fn gather(&mut self, logits: &[f32], count: usize, least: f32) {
+        let mut bound = least;
+        if count <= self.maxima.len() && count > 0 {
+            self.sorted_maxima.clone_from(&self.maxima);
+            let (_, reached, _) = self.sorted_maxima.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
+            bound = bound.max(*reached);
+        }
+        self.candidates.clear();
+        for (block, logits) in logits.chunks(BLOCK).enumerate().filter(|(block, _)| self.maxima[*block] >= bound) {
+            let tokens = ((block * BLOCK) as u32..).zip(logits).filter(|(_, logit)| **logit >= bound);
+            self.candidates.extend(tokens.map(|(token, &logit)| Candidate { logit, token }));
+        }
     }
 
     /// Keeps the `k` largest candidates, and all that equal the smallest of these.
@@ -65,67 +113,74 @@ impl Chooser {
         }
     }
 
-    /// Sorts the most likely candidates to the front, and says how many of them are the smallest set that reaches `top_p` of all
-    /// candidates' weight: those before which less than that lies. At least one.
-    fn nucleus(&mut self, top_p: f32, weight: impl Fn(f32) -> f64) -> usize {
-        if top_p >= 1.0 {
+    /// How many of the candidates, most likely first, are the smallest set that weighs `wanted`; at least one. `None`: all of them weigh
+    /// less.
+    fn nucleus(&self, weigh: Weigh, wanted: f64) -> Option<usize> {
+        let mut reached = 0.0;
+        let enough = self.candidates.iter().position(|candidate| {
+            reached += f64::from(weigh.weight(candidate.logit));
+            reached >= wanted
+        });
+        enough.map(|last| last + 1)
+    }
+
+    /// As [`nucleus`](Self::nucleus), of all tokens, as many of which become candidates as it takes.
+    fn nucleus_of_all(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> usize {
+        let mut count = NUCLEUS_TOKENS;
+        loop {
+            self.gather(logits, count, f32::NEG_INFINITY);
             self.candidates.sort_unstable_by(by_rank);
-            return self.candidates.len();
-        }
-        // Summed in order of token ids, so that the result does not depend on how the selection left them.
-        self.candidates.sort_unstable_by_key(|candidate| candidate.token);
-        let total: f64 = self.candidates.iter().map(|candidate| weight(candidate.logit)).sum();
-        let wanted = f64::from(top_p) * total;
-        let (mut sorted, mut reached) = (0, 0.0);
-        let mut more = NUCLEUS_TOKENS;
-        while sorted < self.candidates.len() {
-            let rest = &mut self.candidates[sorted..];
-            let more_now = more.min(rest.len());
-            if more_now < rest.len() {
-                rest.select_nth_unstable_by(more_now, by_rank);
+            match self.nucleus(weigh, wanted) {
+                Some(enough) => return enough,
+                None if self.candidates.len() == logits.len() => return self.candidates.len(),
+                None => count *= 8,
             }
-            rest[..more_now].sort_unstable_by(by_rank);
-            for candidate in &rest[..more_now] {
-                reached += weight(candidate.logit);
-                sorted += 1;
-                if reached >= wanted {
-                    return sorted;
-                }
-            }
-            more *= 4;
         }
-        sorted.max(1)
+    }
+
+    /// The largest logit, and the logarithm of the sum of all exponentials.
+    pub fn log_sum_exp(&mut self, logits: &[f32]) -> Result<f32, NoToken> {
+        let max = scan(logits, &mut self.maxima)?;
+        let sum = Weigh { max, inverse: 1.0 }.sums(logits, &mut self.sums);
+        Ok(max + sum.ln() as f32)
+    }
+
+    /// The `count` largest logits with their tokens, largest first. [`Self::log_sum_exp`] has seen these logits.
+    pub fn largest(&mut self, logits: &[f32], count: usize) -> impl Iterator<Item = (u32, f32)> {
+        self.candidates.clear();
+        if count > 0 {
+            self.gather(logits, count, f32::NEG_INFINITY);
+            self.keep_top(count);
+            self.candidates.sort_unstable_by(by_rank);
+        }
+        self.candidates.iter().take(count).map(|candidate| (candidate.token, candidate.logit))
     }
 }
 
-/// Most likely first; of equal ones, the smaller id. A total order on what [`finite_max`] let through.
+/// Below this, no logit weighs `min_p`; a little above it may be some that do not either.
+fn min_p_bound(weigh: Weigh, min_p: f32) -> f32 {
+    weigh.max + (min_p.ln() - 1e-3) / weigh.inverse
+}
+
+/// Most likely first; of equal ones, the smaller id. A total order on what [`scan`] let through.
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
-/// The largest logit, if all are numbers and it is finite.
-pub(super) fn finite_max(logits: &[f32]) -> Result<f32, NoToken> {
-    // Two plain passes over the same values: both become vector instructions, one pass with a branch would not.
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max });
-    let numbers = logits.iter().fold(true, |numbers, logit| numbers & !logit.is_nan());
-    match max {
-        f32::NEG_INFINITY if numbers && !logits.is_empty() => Err(NoToken::NothingAllowed),
-        max if numbers && max.is_finite() => Ok(max),
-        _ => Err(NoToken::NotANumber),
-    }
+/// The candidate at which the running sum of weights passes the share `draw` (0 ≤ draw < 1) of their total.
+fn pick(candidates: &[Candidate], weigh: Weigh, draw: f64) -> Option<u32> {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(weigh.weight(candidate.logit))).sum();
+    walk(candidates.iter().copied(), weigh, draw * total)
 }
 
-/// The candidate at which the running sum of weights passes the share `draw` (0 ≤ draw < 1) of their total.
-fn pick<I: Iterator<Item = Candidate>>(candidates: impl Fn() -> I, weight: impl Fn(f32) -> f64, draw: f64) -> Option<u32> {
-    let total: f64 = candidates().map(|candidate| weight(candidate.logit)).sum();
-    let (target, mut sum) = (draw * total, 0.0);
-    let mut chosen = None;
-    for candidate in candidates() {
-        let weight = weight(candidate.logit);
+/// The candidate at which the running sum of weights passes `target`, or the last that weighs anything.
+fn walk(candidates: impl Iterator<Item = Candidate>, weigh: Weigh, target: f64) -> Option<u32> {
+    let (mut sum, mut chosen) = (0.0, None);
+    for Candidate { logit, token } in candidates {
+        let weight = weigh.weight(logit);
         if weight > 0.0 {
-            sum += weight;
-            // Rounding may leave the last sum just below the target: then the last possible token is it.
-            chosen = Some(candidate.token);
+            sum += f64::from(weight);
+            chosen = Some(token);
             if sum > target {
                 break;
             }

@@ -1,8 +1,10 @@
 //! The sampler against hand calculation, published vectors, and a plain reading of its definition.
 
+use std::sync::Arc;
+
 use super::philox::{philox4x32_10, uniform};
 use super::*;
-use crate::request::Sampling;
+use crate::request::{FinishRules, Sampling, SamplingExtras};
 
 fn sampling(temperature: f32, top_k: u32, top_p: f32, seed: u64) -> Sampling {
     Sampling { temperature, top_k, top_p, min_p: 0.0, seed }
@@ -96,11 +98,12 @@ fn ties_at_the_edge_of_top_k_stay_in() {
     assert!(seen[0] > 0.0 && seen[2] > 0.0 && seen[3] == 0.0, "{seen:?}");
 }
 
-/// The definition, read plainly: sort all, cut, walk. Without a cut, the walk is in order of ids.
-fn plainly(logits: &[f32], sampling: &Sampling, index: u32) -> Option<u32> {
-    let Sampling { temperature, top_k, top_p, min_p, seed } = *sampling;
+/// The definition, read plainly and in f64: sort all, cut, walk. Without a cut, the walk is in order of ids. Says between which shares of
+/// the draw each token that is left lies.
+fn plainly(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64, f64)> {
+    let Sampling { temperature, top_k, top_p, min_p, .. } = *sampling;
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |logit: f32| f64::from(((logit - max) / temperature).exp());
+    let weight = |logit: f32| (f64::from(logit - max) / f64::from(temperature)).exp();
     let mut kept: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
     kept.retain(|&(_, logit)| weight(logit) >= f64::from(min_p));
     let top_k = if top_k == 0 { kept.len() } else { kept.len().min(top_k as usize) };
@@ -110,9 +113,7 @@ fn plainly(logits: &[f32], sampling: &Sampling, index: u32) -> Option<u32> {
         kept.retain(|&(_, logit)| logit >= smallest);
     }
     if top_p < 1.0 {
-        let mut by_id = kept.clone();
-        by_id.sort_by_key(|&(token, _)| token);
-        let wanted = f64::from(top_p) * by_id.iter().map(|&(_, logit)| weight(logit)).sum::<f64>();
+        let wanted = f64::from(top_p) * kept.iter().map(|&(_, logit)| weight(logit)).sum::<f64>();
         let mut before = 0.0;
         kept.retain(|&(_, logit)| {
             let keep = before < wanted || before == 0.0;
@@ -120,20 +121,22 @@ fn plainly(logits: &[f32], sampling: &Sampling, index: u32) -> Option<u32> {
             keep
         });
     }
-    let target = uniform(seed, index) * kept.iter().map(|&(_, logit)| weight(logit)).sum::<f64>();
-    let mut sum = 0.0;
-    kept.iter().find_map(|&(token, logit)| {
-        sum += weight(logit);
-        (sum > target).then_some(token)
-    })
+    let total = kept.iter().map(|&(_, logit)| weight(logit)).sum::<f64>();
+    let mut before = 0.0;
+    let share = |(token, logit)| {
+        let from = before;
+        before += weight(logit) / total;
+        (token, from, before)
+    };
+    kept.into_iter().map(share).collect()
 }
 
 #[test]
 fn partial_selection_chooses_as_a_full_sort_does() {
     let mut sampler = Sampler::new();
-    for case in 0..300u32 {
+    for case in 0..600u32 {
         let [a, b, c, d] = philox4x32_10([case, 1, 0, 0], [5, 6]);
-        let vocabulary = 1 + a as usize % 2000;
+        let vocabulary = 1 + a as usize % 5000;
         // A coarse grid makes ties.
         let logit = |token| (philox4x32_10([token, case, 2, 0], [7, 8])[0] % 997) as f32 / 100.0;
         let logits: Vec<f32> = (0..vocabulary as u32).map(logit).collect();
@@ -144,8 +147,15 @@ fn partial_selection_chooses_as_a_full_sort_does() {
             min_p: if case % 3 == 0 { (b >> 8) as f32 / (1 << 25) as f32 } else { 0.0 },
             seed: u64::from(d),
         };
-        let chosen = choose(&mut sampler, &logits, &sampling, case).ok();
-        assert_eq!(chosen, plainly(&logits, &sampling, case), "case {case}: {sampling:?}, {vocabulary} tokens");
+        let chosen = choose(&mut sampler, &logits, &sampling, case).expect("the logits are numbers");
+        let draw = uniform(sampling.seed, case);
+        let (_, from, to) = *plainly(&logits, &sampling)
+            .iter()
+            .find(|(token, ..)| *token == chosen)
+            .unwrap_or_else(|| panic!("case {case}: {chosen} is cut off by {sampling:?}, {vocabulary} tokens"));
+        // Weights are f32.
+        let rounding = 1e-5;
+        assert!(from - rounding <= draw && draw < to + rounding, "case {case}: {draw} is not in {from}..{to}, {sampling:?}");
     }
 }
 
@@ -159,4 +169,85 @@ fn a_draw_depends_on_seed_and_index_alone() {
     choose(&mut used, &[1.0; 7], &self::sampling(1.0, 3, 0.5, 1), 0).expect("the logits are numbers");
     assert_eq!(run(&mut used, sampling), run(&mut Sampler::new(), sampling));
     assert_ne!(run(&mut used, sampling), run(&mut used, sampling.of_choice(1)));
+}
+
+/// Logits and what `extras` makes of them for the token behind `prompt` and `output`.
+fn processed(logits: &[f32], extras: SamplingExtras, prompt: &[u32], output: &[u32]) -> Vec<f32> {
+    let finish = FinishRules { tokens_max: 9, eos: vec![0], stop: vec![3] };
+    let state = SharedState::new(Some(Arc::new(extras)), None, &finish, prompt).expect("it asks for something");
+    let mut state = state.lock();
+    output.iter().for_each(|&token| assert_eq!(state.accept(token), Ok(Accepted::More)));
+    let mut logits = logits.to_vec();
+    state.process(&mut logits, &mut Vec::new());
+    logits
+}
+
+/// By hand, from vLLM's definitions; each change alone, then all together in their order.
+#[test]
+fn logits_are_changed_as_vllm_changes_them() {
+    const NO: f32 = f32::NEG_INFINITY;
+    let logits = [1.0, -1.0, 2.0, 0.5];
+    let check = |extras, expected: [f32; 4]| assert_eq!(processed(&logits, extras, &[0, 1, 1], &[2, 2]), expected);
+    let none = SamplingExtras::default;
+    check(SamplingExtras { repetition_penalty: 2.0, ..none() }, [0.5, -2.0, 1.0, 0.5]);
+    check(SamplingExtras { frequency_penalty: 0.5, ..none() }, [1.0, -1.0, 1.0, 0.5]);
+    check(SamplingExtras { presence_penalty: 0.25, ..none() }, [1.0, -1.0, 1.75, 0.5]);
+    check(SamplingExtras { logit_bias: vec![(1, 3.0), (3, -0.5)], ..none() }, [1.0, 2.0, 2.0, 0.0]);
+    check(SamplingExtras { allowed_token_ids: Some(vec![1, 3]), ..none() }, [NO, -1.0, NO, 0.5]);
+    // The second word's beginning is the output's end, the third's is not, the first has none.
+    check(SamplingExtras { bad_words: vec![vec![3], vec![2, 2, 1], vec![0, 2, 2]], ..none() }, [1.0, NO, 2.0, NO]);
+    check(SamplingExtras { min_tokens: 3, ..none() }, [NO, -1.0, 2.0, NO]);
+    check(SamplingExtras { min_tokens: 2, logprobs: Some(1), ..none() }, logits);
+    // Bias comes before the penalties: (2 + 2) / 2 - 2 · 0.5 - 0.25.
+    let all = SamplingExtras {
+        presence_penalty: 0.25,
+        frequency_penalty: 0.5,
+        repetition_penalty: 2.0,
+        logit_bias: vec![(2, 2.0), (3, 9.0)],
+        min_tokens: 3,
+        bad_words: vec![vec![2, 1]],
+        allowed_token_ids: Some(vec![0, 1, 2]),
+        ..none()
+    };
+    check(all, [NO, NO, 0.75, NO]);
+}
+
+#[test]
+fn log_probabilities_are_of_the_logits_as_they_came() {
+    let logits: Vec<f32> = [0.1f32, 0.4, 0.2, 0.3].iter().map(|p| p.ln() + 7.0).collect();
+    let extras = SamplingExtras { logprobs: Some(2), logit_bias: vec![(2, 50.0)], ..SamplingExtras::default() };
+    let told = |extras: SamplingExtras, sampling| {
+        let state = SharedState::new(Some(Arc::new(extras)), None, &FinishRules::default(), &[1]);
+        let mut out = Vec::new();
+        let sample = Sample { sampling, index: 0, state };
+        Sampler::new().row(Slot(3), &sample, &[], [&mut logits.clone()[..]], &mut out);
+        let Sampled { slot: Slot(3), token: Ok(2), logprobs: Some(told), ended: false } = &out[0] else { panic!("{out:?}") };
+        assert_eq!(told.rank, 3);
+        told.tokens.iter().map(|&(token, logprob)| (token, (logprob.exp() * 1e4).round() / 1e4)).collect::<Vec<_>>()
+    };
+    let hot = Sampling { temperature: 0.5, top_k: 1, ..Sampling::GREEDY };
+    for sampling in [Sampling::GREEDY, hot] {
+        assert_eq!(told(extras.clone(), sampling), [(2, 0.2), (1, 0.4), (3, 0.3)]);
+        let named = SamplingExtras { logprob_token_ids: vec![0, 2], ..extras.clone() };
+        assert_eq!(told(named, sampling), [(2, 0.2), (0, 0.1), (2, 0.2)], "instead of the most likely");
+    }
+}
+
+/// Drafts are sampled as the rows that they stand for would be.
+#[test]
+fn a_row_goes_on_while_its_drafts_are_what_is_chosen() {
+    let positions = [[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0]];
+    let check = |drafts: &[u32], expected: &[u32]| {
+        let (mut logits, mut out) = (positions, Vec::new());
+        let sample = Sample { sampling: Sampling::GREEDY, index: 5, state: None };
+        let rows = logits[..drafts.len() + 1].iter_mut().map(|logits| &mut logits[..]);
+        Sampler::new().row(Slot(0), &sample, drafts, rows, &mut out);
+        assert_eq!(out.iter().map(|sampled| sampled.token.clone().ok()).collect::<Option<Vec<u32>>>().as_deref(), Some(expected));
+    };
+    check(&[], &[1]);
+    check(&[0], &[1]);
+    check(&[1], &[1, 0]);
+    check(&[1, 0], &[1, 0, 2]);
+    check(&[1, 2], &[1, 0]);
+    check(&[2, 0], &[1]);
 }

@@ -1,4 +1,5 @@
-//! A request's tokens depend on the request alone: not on its batch, chunks, preemption, cache hits or the number of threads.
+//! A request's tokens, and what is told of them, depend on the request alone: not on its batch, chunks, preemption, cache hits, drafts or
+//! the number of threads.
 //!
 //! Through the engine itself, with 64 requests of many lengths, a third of which begin alike.
 
@@ -9,7 +10,8 @@ use std::time::Instant;
 use domain::ExtraKeys;
 use engine::config::Config;
 use engine::observe::Stats;
-use engine::request::{FinishRules, Finished, NewRequest, Output, Sampling};
+use engine::request::{FinishRules, Finished, NewRequest, Output, Sampling, SamplingExtras};
+use engine::speculate::Speculation;
 use engine::step::{Activity, Engine, Ports};
 use engine_cpu::{CpuOptions, Isa, KvSize};
 
@@ -19,14 +21,35 @@ use crate::support::{fixtures, options};
 const REQUESTS: usize = 64;
 const TOKENS: u32 = 24;
 
-/// Prompt and sampling of request `number`. Every fourth is sampled at a temperature, the rest greedy.
-fn request(number: usize) -> (Vec<u32>, Sampling) {
+/// Prompt, sampling and extras of request `number`. Every fourth is sampled at a temperature, the rest greedy; every fifth asks for
+/// penalties and the like, some repeat themselves, every sixth is told of.
+fn request(number: usize) -> (Vec<u32>, Sampling, Option<Arc<SamplingExtras>>) {
     let token = |seed: usize| (seed.wrapping_mul(2_654_435_761) >> 7) as u32 % 700;
     let len = 1 + number * 37 % 120;
     let shared = if number.is_multiple_of(3) { 33 } else { 0 };
     let prompt = (0..shared).map(token).chain((0..len).map(|at| token(1000 * (number + 1) + at))).collect();
     let drawn = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.0, seed: number as u64 };
-    (prompt, if number % 4 == 1 { drawn } else { Sampling::GREEDY })
+    let changed = SamplingExtras {
+        presence_penalty: 0.5,
+        frequency_penalty: 0.2,
+        repetition_penalty: 1.1,
+        logit_bias: vec![(number as u32, 2.0)],
+        bad_words: vec![vec![1 + number as u32]],
+        ..SamplingExtras::default()
+    };
+    let mut extras = if number.is_multiple_of(5) { changed } else { SamplingExtras::default() };
+    if number % 7 == 3 {
+        // Says little else: drafts are right.
+        extras = SamplingExtras { logit_bias: vec![(5, 12.0), (6, 12.0)], ..SamplingExtras::default() };
+    }
+    if number.is_multiple_of(6) {
+        extras.logprobs = Some(3);
+    }
+    if number.is_multiple_of(12) {
+        extras.prompt_logprobs = Some(1);
+    }
+    let extras = (!extras.is_empty()).then(|| Arc::new(extras));
+    (prompt, if number % 4 == 1 { drawn } else { Sampling::GREEDY }, extras)
 }
 
 #[derive(Clone, Copy)]
@@ -41,33 +64,59 @@ struct Case {
     host_blocks: usize,
     /// How many requests are submitted at once.
     together: usize,
+    /// Most drafts of one row.
+    drafts: Option<usize>,
 }
 
-const ALONE: Case =
-    Case { threads: 1, isa: None, blocks: 1024, chunk: usize::MAX, prefix_caching: false, host_blocks: 0, together: 1 };
+const ALONE: Case = Case {
+    threads: 1,
+    isa: None,
+    blocks: 1024,
+    chunk: usize::MAX,
+    prefix_caching: false,
+    host_blocks: 0,
+    together: 1,
+    drafts: None,
+};
 
-/// The tokens of every request, `(number, tokens)` in order, and what the engine counted. `rounds` submits everything again.
-fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Vec<u32>>, Stats) {
-    let Case { threads, isa, blocks, chunk, prefix_caching, host_blocks, together } = case;
+/// What a client is told, but for its end.
+type Answer = Vec<Output>;
+
+/// The answer to every request, in order, and what the engine counted. `rounds` submits everything again.
+fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Answer>, Stats) {
+    let Case { threads, isa, blocks, chunk, prefix_caching, host_blocks, together, drafts } = case;
     let backend = load(model, &CpuOptions { threads: Some(threads), isa, kv: KvSize::Blocks(blocks), ..options() });
     let capacity = engine::backend::Backend::capacity(&backend);
     let default = Config::for_device(&capacity);
     let prefill_chunk_tokens_max = chunk.min(default.max_num_batched_tokens);
+    let speculation = drafts.map(|tokens| Speculation {
+        lookup_min: 1,
+        lookup_max: 3,
+        batch_max: REQUESTS,
+        acceptance_min: 0.0,
+        ..Speculation::ngram(tokens)
+    });
     let limits = Config { prefill_chunk_tokens_max, prefix_caching, max_model_len: 200, pinned_blocks_max: 0, ..default };
-    let config = Config { host_blocks, ..limits };
+    let config = Config { host_blocks, speculation, ..limits };
     let (mut engine, handle) =
         Engine::new(Box::new(backend), config, Ports::new(Instant::now)).expect("the limits suit the device");
     let mut outputs = Vec::new();
     for _ in 0..rounds {
         for first in (0..REQUESTS).step_by(together) {
-            let tokens: Vec<Arc<Mutex<Vec<u32>>>> = (first..REQUESTS.min(first + together)).map(|_| Arc::default()).collect();
+            let tokens: Vec<Arc<Mutex<Answer>>> = (first..REQUESTS.min(first + together)).map(|_| Arc::default()).collect();
             for (number, tokens) in (first..).zip(&tokens) {
-                let (prompt, sampling) = request(number);
+                let (prompt, sampling, extras) = request(number);
                 let tokens = Arc::clone(tokens);
                 let sink = move |output: Output| {
+                    let mut told = tokens.lock().expect("nobody panics");
                     match output {
-                        Output::Token { token, .. } => tokens.lock().expect("nobody panics").push(token),
-                        Output::Admitted { .. } | Output::PromptLogprobs(_) | Output::Finished(Finished { .. }) => {}
+                        // In pieces that depend on the chunks; in order all the same.
+                        Output::PromptLogprobs(more) => match told.last_mut() {
+                            Some(Output::PromptLogprobs(before)) => before.extend(more),
+                            _ => told.push(Output::PromptLogprobs(more)),
+                        },
+                        Output::Token { .. } => told.push(output),
+                        Output::Admitted { .. } | Output::Finished(Finished { .. }) => {}
                     }
                     true
                 };
@@ -76,7 +125,7 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Vec<u32>>, Stats) {
                     prompt: prompt.into(),
                     extra: ExtraKeys::default(),
                     sampling,
-                    extras: None,
+                    extras,
                     mask: None,
                     finish,
                     kv_transfer: None,
@@ -93,7 +142,7 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Vec<u32>>, Stats) {
     (outputs, handle.stats())
 }
 
-fn check(model: &Path, expected: &[Vec<u32>], case: Case, name: &str) -> Stats {
+fn check(model: &Path, expected: &[Answer], case: Case, name: &str) -> Stats {
     let (got, stats) = run(model, case, 1);
     for (number, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert_eq!(got, expected, "{}: request {number} {name}", model.display());
@@ -104,7 +153,8 @@ fn check(model: &Path, expected: &[Vec<u32>], case: Case, name: &str) -> Stats {
 fn check_model(model: &str) {
     let model = &fixtures().join("models").join(model);
     let (expected, _) = run(model, ALONE, 1);
-    assert!(expected.iter().all(|tokens| tokens.len() == TOKENS as usize));
+    let tokens = |answer: &Answer| answer.iter().filter(|output| matches!(output, Output::Token { .. })).count();
+    assert!(expected.iter().all(|answer| tokens(answer) == TOKENS as usize));
     let together = Case { together: REQUESTS, ..ALONE };
     check(model, &expected, together, "in a batch of 64");
     check(model, &expected, Case { threads: 2, ..together }, "with two threads");
@@ -117,7 +167,10 @@ fn check_model(model: &str) {
     let (twice, again) = run(model, Case { prefix_caching: true, ..together }, 2);
     assert!(again.prefix_hit_tokens > hit.prefix_hit_tokens && again.prefix_hit_tokens > 1000, "the cache is not hit");
     assert_eq!(twice[REQUESTS..], expected, "when all prompts are cached");
-    let everything = Case { blocks: 48, chunk: 7, prefix_caching: true, threads: 2, ..together };
+    let drafted = check(model, &expected, Case { drafts: Some(4), ..together }, "with drafts");
+    assert!(drafted.accepted_tokens > 50, "of {} drafts {} are accepted", drafted.draft_tokens, drafted.accepted_tokens);
+    check(model, &expected, Case { drafts: Some(7), ..ALONE }, "alone with drafts");
+    let everything = Case { blocks: 48, chunk: 7, prefix_caching: true, threads: 2, drafts: Some(3), ..together };
     check(model, &expected, everything, "with all of it at once");
     let (offloaded, stats) = run(model, Case { host_blocks: 1024, ..everything }, 2);
     assert!(stats.lower_hit_tokens > 1000, "nothing comes back from host memory");
