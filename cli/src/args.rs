@@ -174,6 +174,9 @@ pub struct EngineArgs {
     #[arg(long, default_value_t = 4_194_304, value_name = "N")]
     pub max_num_queued_tokens: usize,
 
+    /// Speculative decoding by prompt lookup, as vLLM's JSON: method (ngram), num_speculative_tokens, prompt_lookup_min, prompt_lookup_max
+    #[arg(long, value_name = "JSON")]
+    pub speculative_config: Option<String>,
     /// Most log probabilities of one position; -1: as many as the vocabulary has
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub max_logprobs: i64,

@@ -117,6 +117,7 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         .kv_disk_path
         .as_ref()
         .map(|path| KvDiskConfig { path: path.clone(), bytes: args.kv_disk_size_mib.saturating_mul(1 << 20) });
+    config.speculation = args.speculative_config.as_deref().map(engine_serve::speculation).transpose()?;
     config.kv_events = (!args.no_kv_events).then(|| kv_events(args));
     Ok(config)
 }

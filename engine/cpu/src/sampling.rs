@@ -42,14 +42,14 @@ impl Sampling {
         let per_task = TASK_LOGITS_MIN.div_ceil(logits.features().max(1));
         let (data, stride, features) = (Shared::new(logits.as_mut_ptr()), logits.stride(), logits.features());
         let (samplers, own) = (Shared::new(samplers.as_mut_ptr()), Shared::new(outcomes.as_mut_ptr()));
+        let first = &*first;
         pool.run(batch.rows.len().div_ceil(per_task), &|task, thread| {
             // SAFETY: a thread runs one task at a time, and there is a sampler for each.
             let sampler = unsafe { &mut *samplers.get().add(thread) };
-            for number in task * per_task..batch.rows.len().min((task + 1) * per_task) {
-                let row = &batch.rows[number];
+            for (number, (row, &first)) in batch.rows.iter().zip(first).enumerate().skip(task * per_task).take(per_task) {
                 // SAFETY: each row is of one task, and there are as many outcomes as rows.
                 let out = unsafe { &mut *own.get().add(number) };
-                let rows = (first[number]..first[number] + row.logit_rows()).map(|at| {
+                let rows = (first..first + row.logit_rows()).map(|at| {
                     // SAFETY: `at < logits.rows()`, which is asserted above, and no other batch row has it.
                     unsafe { std::slice::from_raw_parts_mut(data.get().add(at * stride), features) }
                 });

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use domain::id::NAME_BYTES_MAX;
 use domain::{Fault, FaultKind};
+use engine::speculate::Speculation;
 use engine_assets::ModelAssets;
 
 use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
 use crate::kv_disk::KvDiskConfig;
+
+mod speculation;
+
+pub use speculation::speculation;
 
 /// Everything that a server is made of.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub struct Config {
     pub backend: BackendChoice,
     pub limits: Limits,
     pub answers: AnswerOptions,
+    /// Speculative decoding; `None`: off.
+    pub speculation: Option<Speculation>,
     /// `None`: no KV events are published.
     pub kv_events: Option<KvEventsConfig>,
     /// Where KV blocks go that leave host memory; `None`: nowhere.
@@ -42,6 +49,7 @@ impl Config {
             backend: BackendChoice::Cpu { threads: None },
             limits: Limits::default(),
             answers: AnswerOptions::default(),
+            speculation: None,
             kv_events: None,
             kv_disk: None,
             drain_timeout: Duration::from_secs(30),

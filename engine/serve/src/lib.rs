@@ -17,7 +17,7 @@ mod load;
 mod metrics;
 mod serve;
 
-pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits};
+pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
 pub use kv_disk::KvDiskConfig;
 pub use serve::{Bound, Progress, Server, bind};

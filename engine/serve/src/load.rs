@@ -55,6 +55,9 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     let capacity = backend.capacity();
     let mut limits = engine::config::Config::for_device(&capacity);
     limits.prefix_caching = config.limits.prefix_caching;
+    limits.speculation = config.speculation;
+    // Without a limit of its own, a request may ask for the whole vocabulary.
+    limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
     limits.waiting_max = config.limits.waiting_max.unwrap_or(limits.waiting_max);
     limits.waiting_tokens_max = config.limits.waiting_tokens_max.unwrap_or(limits.waiting_tokens_max);
     tiers(config, &*backend, &mut limits, &mut ports)?;
@@ -131,7 +134,7 @@ fn cpu(config: &Config, threads: Option<usize>, progress: &mut dyn FnMut(u64, u6
         slots: limits.max_num_seqs,
         batch_tokens: limits.max_num_batched_tokens,
         context_length: limits.max_model_len,
-        isa: None,
+        ..CpuOptions::default()
     };
     CpuBackend::load(&config.assets, &options, progress).map_err(|error| {
         let what = format!("cannot load {}", config.assets.path.display());

@@ -3,6 +3,7 @@
 
 mod answers;
 mod buckets;
+mod drafts;
 mod process;
 mod tiers;
 
@@ -17,6 +18,7 @@ use prometheus::{
 };
 
 use answers::Answers;
+use drafts::Drafts;
 use process::Process;
 
 use crate::in_flight::Changed;
@@ -28,6 +30,8 @@ pub struct Labels<'a> {
     /// Data-parallel rank, as vLLM writes it.
     pub engine: u32,
     pub max_model_len: usize,
+    /// Most drafts of one row; 0 where there are none.
+    pub drafts_max: usize,
 }
 
 /// Facts for `vllm:cache_config_info`.
@@ -53,6 +57,7 @@ pub struct Metrics {
     prefix_queries: IntCounter,
     prefix_hits: IntCounter,
     preemptions: IntCounter,
+    drafts: Option<Drafts>,
     prompt_tokens: IntCounter,
     prompt_tokens_cached: IntCounter,
     sources: Sources,
@@ -188,6 +193,7 @@ impl Metrics {
             lora_requests: make.held(Gauge::with_opts(lora)),
             prefix_queries: make.counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
             prefix_hits: make.counter("prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+            drafts: Drafts::new(&make, labels.drafts_max),
             preemptions: make.counter("num_preemptions", "Requests that lost their KV blocks and were computed again."),
             prompt_tokens: make.counter("prompt_tokens", "Prompt tokens of admitted requests."),
             prompt_tokens_cached: make.counter("prompt_tokens_cached", "Prompt tokens that were not computed."),
@@ -335,6 +341,9 @@ impl Metrics {
         report.inter_token.iter().for_each(|latency| self.inter_token_latency.observe(latency.as_secs_f64()));
         self.generation_tokens.inc_by((report.first_token.len() + report.inter_token.len()) as u64);
         self.preemptions.inc_by(report.preempted.into());
+        if let Some(drafts) = &self.drafts {
+            report.drafts.iter().for_each(|report| drafts.settled(report));
+        }
         report.finished.iter().for_each(|report| self.finished(report));
     }
 }

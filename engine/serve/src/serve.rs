@@ -65,7 +65,8 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
     let own = config.assets.config.context_length;
     let max_model_len = config.limits.max_model_len.map_or(own, |asked| asked.min(own));
     let engine = config.kv_events.as_ref().map_or(0, |events| events.data_parallel_rank);
-    let metrics = Arc::new(Metrics::new(&Labels { model_name: config.name(), engine, max_model_len }));
+    let drafts_max = config.speculation.map_or(0, |speculation| speculation.tokens);
+    let metrics = Arc::new(Metrics::new(&Labels { model_name: config.name(), engine, max_model_len, drafts_max }));
     let (events, bound_events) = match config.kv_events.clone() {
         Some(events) => {
             let (queue, bound) = kv_events::start(events, metrics.kv_events_dropped.clone()).await?;

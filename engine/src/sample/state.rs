@@ -61,6 +61,8 @@ pub struct SampleState {
     tail_len: usize,
     generated: u32,
     ended: bool,
+    /// Whether the first mask could be begun.
+    begun: Result<(), MaskError>,
 }
 
 impl SampleState {
@@ -76,11 +78,13 @@ impl SampleState {
         ends.sort_unstable();
         ends.dedup();
         let tail_len = extras.bad_words.iter().map(|word| word.len() - 1).max().unwrap_or(0);
-        if let Some(mask) = &mut mask {
-            // A panic here is one of its own thread's start; the first join tells.
-            let _ = guarded(|| Ok(mask.begin()));
-        }
-        Self { extras, mask, ends, counts, tail: Vec::with_capacity(tail_len), tail_len, generated: 0, ended: false }
+        let begun = mask.as_mut().map_or(Ok(()), |mask| {
+            guarded(|| {
+                mask.begin();
+                Ok(())
+            })
+        });
+        Self { extras, mask, ends, counts, tail: Vec::with_capacity(tail_len), tail_len, generated: 0, ended: false, begun }
     }
 
     pub fn extras(&self) -> &SamplingExtras {
@@ -106,7 +110,8 @@ impl SampleState {
             return Err(NoToken::NothingAllowed);
         }
         let Some(mask) = &mut self.mask else { return Ok(()) };
-        let words = guarded(|| mask.join()).map_err(|error| NoToken::Mask(error.to_string().into()))?;
+        let words =
+            self.begun.clone().and_then(|()| guarded(|| mask.join())).map_err(|error| NoToken::Mask(error.to_string().into()))?;
         for (word, logits) in words.iter().zip(logits.chunks_mut(32)) {
             match *word {
                 u32::MAX => {}

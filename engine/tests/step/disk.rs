@@ -100,7 +100,7 @@ impl Disk for ScriptedDisk {
             platter.failed = true;
             return Some(DiskAnswer::Failed);
         }
-        let lost = platter.faults.loses_every.is_some_and(|every| platter.reads % every == 0);
+        let lost = platter.faults.loses_every.is_some_and(|every| platter.reads.is_multiple_of(every));
         Some(match platter.places.get(&place) {
             Some((content, _, bytes)) if content.hash == hash && !lost => DiskAnswer::Read { hash, bytes: bytes.clone() },
             _ => DiskAnswer::Lost { hash },

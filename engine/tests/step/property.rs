@@ -31,7 +31,7 @@ struct Case {
 enum Event {
     Submit {
         after: u8,
-        ask: Ask,
+        ask: Box<Ask>,
         transfer_steps: u8,
         transferred: Option<u8>,
     },
@@ -117,7 +117,9 @@ fn events(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Event> {
     let after = || prop_oneof![3 => Just(0u8), 1 => 0..6u8];
     prop_oneof![
         12 => (after(), asks(length_max, vocabulary), 0..8u8, prop::option::weighted(0.7, 0..100u8))
-            .prop_map(|(after, ask, transfer_steps, transferred)| Event::Submit { after, ask, transfer_steps, transferred }),
+            .prop_map(|(after, ask, transfer_steps, transferred)| {
+                Event::Submit { after, ask: Box::new(ask), transfer_steps, transferred }
+            }),
         3 => (after(), any::<prop::sample::Index>()).prop_map(|(after, which)| Event::Abort { after, which }),
         1 => (after(), 0..3u32, 1..length_max, 0..30u8)
             .prop_map(move |(after, family, tokens, steps)| Event::Lease { after, prompt: prompt(family, tokens, vocabulary), steps }),
@@ -240,7 +242,7 @@ impl Run {
         match event {
             Event::Submit { ask, transfer_steps, transferred, .. } => {
                 if let Ok(id) = self.world.submit(ask) {
-                    let (ask, transfer_steps, transferred) = (ask.clone(), *transfer_steps, *transferred);
+                    let (ask, transfer_steps, transferred) = ((**ask).clone(), *transfer_steps, *transferred);
                     self.open.push(Open { id, ask, transfer_steps, transferred, aborted: false });
                 }
             }

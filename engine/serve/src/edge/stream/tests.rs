@@ -69,7 +69,7 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
     let prompt = Prompt { ids: Arc::from([97]), text: None };
     let mut choice = Choice::new(in_flight, Arc::clone(&plan), detokenizer, prompt, Instant::now());
     choice.runs(running);
-    let metrics = Metrics::new(&Labels { model_name: "m", engine: 0, max_model_len: 64 });
+    let metrics = Metrics::new(&Labels { model_name: "m", engine: 0, max_model_len: 64, drafts_max: 0 });
     let generation = Generation::fed(receiver, choice, Arc::clone(&plan), ready.handle.clone(), Arc::new(metrics));
     let head = Head {
         id: "cmpl-1".into(),
