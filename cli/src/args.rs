@@ -88,6 +88,15 @@ pub enum Backend {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchedulingPolicy {
+    /// First come, first served
+    #[default]
+    Fcfs,
+    /// The lower a request's `priority` the sooner; nothing ages, so those behind may wait for as long as more urgent ones come
+    Priority,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EventEncoding {
     /// vLLM from 0.24 on
     #[default]
@@ -140,7 +149,7 @@ pub struct EngineArgs {
     /// Threads that compute [default: the cores that affinity and cgroup allow]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Longest prompt plus answer [default: the model's, at most 8192 unless asked for]
+    /// Longest prompt plus answer [default: what the KV cache holds, at most the model's]
     #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<usize>,
     /// Most requests in one step
@@ -167,6 +176,15 @@ pub struct EngineArgs {
     /// Size of the file in that folder
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     pub kv_disk_size_mib: u64,
+    /// In which order waiting requests are admitted and running ones preempted
+    #[arg(long, value_enum, default_value_t)]
+    pub scheduling_policy: SchedulingPolicy,
+    /// How long a step with decodes in it should take; a long prompt gets as many tokens as fit. 0: as many as it wants
+    #[arg(long, default_value_t = 100.0, value_name = "MS")]
+    pub step_budget_ms: f64,
+    /// Serve vLLM's developer endpoints: /pause, /sleep, /reset_prefix_cache and their like
+    #[arg(long, env = "VLLM_SERVER_DEV_MODE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub dev_mode: bool,
     /// Most requests that wait; the next one is a 503
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub max_num_queued_reqs: usize,

@@ -11,6 +11,20 @@ use crate::speculate::Speculation;
 /// vLLM's seed of the block-hash chain where `PYTHONHASHSEED` is not set (0.33).
 pub const HASH_SEED: &str = "vllm-none-hash";
 
+/// Usual [`Config::step_time`]: ten tokens a second are read as they come.
+pub const STEP_TIME: Duration = Duration::from_millis(100);
+
+/// vLLM's `--scheduling-policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// First come, first served: nobody is starved.
+    #[default]
+    Fcfs,
+    /// The lower a request's priority the sooner, and among equals who came first. As vLLM, nothing ages: as long as more urgent
+    /// requests keep coming, the others wait.
+    Priority,
+}
+
 /// Every maximum of one engine. Names follow vLLM's flags where it has one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -38,6 +52,13 @@ pub struct Config {
     pub commands_max: usize,
     /// Most blocks that leases and requests waiting for remote KV keep from the running requests.
     pub pinned_blocks_max: usize,
+    /// In which order waiting requests are admitted, and running ones preempted.
+    pub policy: Policy,
+    /// How long a step with decodes in it should take; prompts get as many tokens as fit by the measured speed, and at least as much
+    /// time as the decodes. `None`: as many as the other limits allow.
+    pub step_time: Option<Duration>,
+    /// Longest time that a request waits for KV from another engine; then it computes its prompt itself.
+    pub remote_wait_max: Duration,
     /// Blocks that host memory keeps when they leave the device; reserved at the start. 0: none.
     pub host_blocks: usize,
     /// Blocks that the disk keeps when they leave host memory. 0: none.
@@ -65,6 +86,9 @@ impl Config {
             stop_ids_max: 128,
             logprobs_max: 20,
             commands_max: 1024,
+            policy: Policy::Fcfs,
+            step_time: Some(STEP_TIME),
+            remote_wait_max: Duration::from_secs(60),
             host_blocks: 0,
             disk_blocks: 0,
             restore_wait_max: Duration::from_secs(5),
@@ -92,6 +116,9 @@ impl Config {
             disk_blocks,
             restore_wait_max: _,
             speculation,
+            policy: _,
+            step_time: _,
+            remote_wait_max: _,
         } = *self;
         let Capacity { vocabulary, context_length, block_tokens, kv_blocks, slots, batch_tokens, logit_rows } = *capacity;
         let relations = [

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::backend::Sleep;
 use crate::kv::event::BlockList;
 use crate::kv::hash::BlockHash;
 use crate::kv::lease::LeaseId;
@@ -99,6 +100,24 @@ impl Handle {
         self.command(Command::AbortAll(reason))
     }
 
+    /// Admits nothing new from now on. `reply` is called when what runs has come to rest as `mode` says and what `quiet` asks for is
+    /// done. With `refuse`, new requests are turned away meanwhile ([`Rejected::Paused`]), else they wait.
+    pub fn pause(&self, mode: PauseMode, quiet: Quiet, refuse: bool, reply: impl FnOnce() + Send + 'static) -> Result<(), Busy> {
+        self.command(Command::Pause(mode, quiet, Box::new(reply)))?;
+        self.door.lock().refuses |= refuse;
+        Ok(())
+    }
+
+    /// Serves again after a pause.
+    pub fn resume(&self, reply: impl FnOnce() + Send + 'static) -> Result<(), Busy> {
+        self.command(Command::Resume(Box::new(reply)))
+    }
+
+    /// Takes memory back that a sleep gave away; when all is back the engine serves again, and `reply` hears `true`.
+    pub fn wake(&self, wake: Wake, reply: impl FnOnce(bool) + Send + 'static) -> Result<(), Busy> {
+        self.command(Command::Wake(wake, Box::new(reply)))
+    }
+
     /// Forgets all cached blocks, unless one of them is in use: `reply` tells whether it was done.
     pub fn reset_prefix_cache(&self, reset: Reset, reply: impl FnOnce(bool) + Send + 'static) -> Result<(), Busy> {
         self.command(Command::ResetPrefixCache(reset, Box::new(reply)))
@@ -177,6 +196,33 @@ impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle").finish_non_exhaustive()
     }
+}
+
+/// What becomes of requests when the engine pauses; vLLM's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseMode {
+    /// They end, waiting ones too.
+    Abort,
+    /// Those that run come to their end.
+    Wait,
+    /// They stand still and go on later.
+    Keep,
+}
+
+/// What is done once a pause is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quiet {
+    /// The prefix cache is forgotten, lower tiers apart.
+    pub clear: bool,
+    /// Memory is given back.
+    pub sleep: Option<Sleep>,
+}
+
+/// Memory that is taken back: vLLM's tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    pub weights: bool,
+    pub kv_cache: bool,
 }
 
 /// How far a reset of the prefix cache goes; vLLM's `reset_running_requests` and `reset_external`.

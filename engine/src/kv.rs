@@ -308,6 +308,13 @@ impl Kv {
         self.release(&blocks);
     }
 
+    /// Ends all leases.
+    pub fn end_leases(&mut self) {
+        while let Some(id) = self.leases.first() {
+            self.release_lease(id);
+        }
+    }
+
     /// Ends the leases whose end has come.
     pub fn expire_leases(&mut self, now: Instant) {
         while let Some(id) = self.leases.due(now) {

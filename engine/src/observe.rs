@@ -149,6 +149,12 @@ pub struct Stats {
     pub tiers: TierCounts,
     /// The disk failed and is not used any more.
     pub disk_failed: bool,
+    /// Transfers of remote KV that their deadline ended.
+    pub transfers_late: u64,
+    /// Nothing new is admitted.
+    pub paused: bool,
+    /// vLLM's sleep level; 0 is awake.
+    pub sleep_level: u8,
     /// Prompt tokens of admitted requests.
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
@@ -177,7 +183,19 @@ const RATE_WEIGHT: f64 = 0.1;
 /// Fewest prompt tokens for a batch to count as a measure of prefill speed; below, the fixed cost of a step dominates.
 const PREFILL_TOKENS_MIN: u32 = 16;
 
+/// Prompt tokens of a step with decodes while no speed is known.
+const PREFILL_TOKENS_UNMEASURED: usize = 128;
+
 impl Stats {
+    /// Prompt tokens that fit beside decodes into a step of `time`, by what was measured. Prompts get at least as much time as the
+    /// decodes: where these alone take longer than `time`, to starve the prompts would help nobody.
+    pub(crate) fn prefill_tokens_within(&self, time: Duration) -> usize {
+        let Some(tok_s) = self.prefill_tok_s else { return PREFILL_TOKENS_UNMEASURED };
+        let decode_s = self.decode_step_ms.unwrap_or(0.0) / 1e3;
+        let left_s = (time.as_secs_f64() - decode_s).max(decode_s);
+        ((tok_s * left_s) as usize).max(PREFILL_TOKENS_MIN as usize)
+    }
+
     /// Takes a settled batch into the measured rates.
     pub(crate) fn measure(&mut self, batch: &BatchReport) {
         let seconds = batch.duration.as_secs_f64();

@@ -4,14 +4,17 @@
 
 mod queue;
 mod restore;
+mod share;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 pub use queue::{Queue, Turn};
 pub use restore::Restores;
+use share::Share;
 
 use crate::backend::{Batch, BlockId, Row, Slot};
+use crate::config::Policy;
 use crate::handle::Limits;
 use crate::kv::hash::BlockHasher;
 use crate::kv::{Full, Kv};
@@ -22,7 +25,7 @@ use crate::speculate::DRAFTS_MAX;
 /// All requests and all that they hold: what planning and settling change.
 pub struct Schedule {
     pub table: Table,
-    /// In the order of admission: the last is the first to be preempted.
+    /// In the order of admission, or of priority: the last is the first to be preempted.
     pub running: Vec<Key>,
     pub waiting: Queue,
     /// Requests whose blocks come back from a lower tier.
@@ -46,6 +49,14 @@ pub struct Schedule {
     pub remote_blocks: usize,
     /// Free blocks that running requests were admitted with and take as their prompts are computed.
     promised: usize,
+    /// Whether waiting requests may be admitted, and running ones go on.
+    pub admits: bool,
+    pub runs: bool,
+    /// Tokens that prompts get in a step with decodes.
+    pub prefill_tokens_max: usize,
+    /// Tokens that prompts still have to compute; reused from step to step.
+    rests: Vec<usize>,
+    policy: Policy,
     max_num_seqs: usize,
     max_num_batched_tokens: usize,
     chunk_tokens_max: usize,
@@ -131,6 +142,11 @@ impl Schedule {
             settled: 0,
             remote_blocks: 0,
             promised: 0,
+            admits: true,
+            runs: true,
+            prefill_tokens_max: usize::MAX,
+            rests: Vec::new(),
+            policy: config.policy,
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens,
             chunk_tokens_max: config.prefill_chunk_tokens_max,
@@ -150,34 +166,43 @@ impl Schedule {
         batch.blocks.clear();
         plan.clear();
         self.spare_logit_rows = self.spare_logit_rows_max;
+        if !self.runs {
+            return;
+        }
         let mut budget = self.max_num_batched_tokens;
-        self.plan_running(&mut budget, batch, plan);
+        let mut share = self.share(budget);
+        self.plan_running(&mut budget, &mut share, batch, plan);
         self.advance_restores();
         // Whoever lost its blocks would lose them again to who is admitted now.
-        if plan.preempted == 0 {
-            self.plan_waiting(&mut budget, batch, plan);
+        if plan.preempted == 0 && self.admits {
+            self.plan_waiting(&mut budget, &mut share, batch, plan);
         }
         assert!(batch.rows.len() <= self.max_num_seqs, "one row per slot");
     }
 
-    /// Nobody is starved by the order: a request was admitted in a step that had budget left for it, and those before it take no more
-    /// than they did then.
-    fn plan_running(&mut self, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
+    /// Nobody who runs is starved: the budget has a token for each slot.
+    fn plan_running(&mut self, budget: &mut usize, share: &mut Share, batch: &mut Batch, plan: &mut Plan) {
         // Blocks of `coming` that rows of this plan wait for.
         let mut promised = 0;
         let mut i = 0;
         while i < self.running.len() && *budget > 0 {
             let key = self.running[i];
             i += 1;
-            let Some(mut chunk) = self.next_chunk(key, *budget) else { continue };
+            // The rows behind this one keep a token each.
+            let behind = self.running.len() - i;
+            let is_prompt = self.table.get(key).progress.rest() > 1;
+            let tokens_max = if is_prompt { share.tokens.min(share.each).min(budget.saturating_sub(behind)) } else { *budget };
+            if tokens_max == 0 {
+                continue;
+            }
+            let Some(mut chunk) = self.next_chunk(key, tokens_max) else { continue };
             if self.waits_for_drafts(key) {
                 continue;
             }
             match self.make_room(key, chunk.start + chunk.tokens, &mut promised, plan) {
                 Room::Ready => {
-                    // The rows behind this one keep a token each.
-                    let spare_tokens = budget.saturating_sub(1 + self.running.len() - i);
-                    self.speculate(key, &mut chunk, spare_tokens, promised);
+                    share.tokens -= if is_prompt { chunk.tokens as usize } else { 0 };
+                    self.speculate(key, &mut chunk, budget.saturating_sub(1 + behind), promised);
                     self.push_row(key, chunk, budget, batch, plan);
                 }
                 Room::Later => {}
@@ -302,17 +327,36 @@ impl Schedule {
     /// Puts a request at the end of those that wait.
     pub fn wait(&mut self, key: Key) {
         let sequence = self.table.get_mut(key);
-        sequence.turn = Some(self.waiting.push_back(0, key));
+        sequence.turn = Some(match self.policy {
+            Policy::Fcfs => self.waiting.push_back(key),
+            Policy::Priority => self.waiting.insert(sequence.rank(), key),
+        });
     }
 
     /// Puts a request that waited its turn before at the front.
     pub fn wait_first(&mut self, key: Key) {
         let sequence = self.table.get_mut(key);
-        sequence.turn = Some(self.waiting.push_front(0, key));
+        sequence.turn = Some(match self.policy {
+            Policy::Fcfs => self.waiting.push_front(key),
+            Policy::Priority => self.waiting.insert(sequence.rank(), key),
+        });
     }
 
-    fn plan_waiting(&mut self, budget: &mut usize, batch: &mut Batch, plan: &mut Plan) {
-        while *budget > 0 && !self.slots.is_empty() {
+    /// Puts a request among those that run. The last is the first to be preempted: who came last, and by priority the least urgent.
+    fn run(&mut self, key: Key) {
+        let table = &self.table;
+        let at = match self.policy {
+            Policy::Fcfs => self.running.len(),
+            Policy::Priority => {
+                let rank = table.get(key).rank();
+                self.running.partition_point(|&other| table.get(other).rank() < rank)
+            }
+        };
+        self.running.insert(at, key);
+    }
+
+    fn plan_waiting(&mut self, budget: &mut usize, share: &mut Share, batch: &mut Batch, plan: &mut Plan) {
+        while *budget > 0 && share.tokens > 0 && !self.slots.is_empty() {
             let Some(key) = self.waiting.first() else { break };
             let sequence = self.table.get(key);
             // Preempted a moment ago: what is in flight of it settles first, so that its rows are always of its present stay.
@@ -332,11 +376,13 @@ impl Schedule {
             sequence.become_state(State::Running);
             sequence.slot = self.slots.pop();
             let first = sequence.preemptions == 0;
-            let chunk = self.next_chunk(key, *budget).expect("a request at its limits has ended");
+            let chunk =
+                self.next_chunk(key, share.tokens.min(share.each).min(*budget)).expect("a request at its limits has ended");
             let held = self.table.get(key).blocks.len();
             let needed = self.kv.blocks_for((chunk.start + chunk.tokens) as usize).saturating_sub(held);
             self.grow(key, needed);
-            self.running.push(key);
+            self.run(key);
+            share.tokens -= chunk.tokens as usize;
             self.push_row(key, chunk, budget, batch, plan);
             if first {
                 plan.admitted.push(key);

@@ -35,6 +35,8 @@ pub struct NewRequest {
     /// Structured output.
     pub mask: Option<Box<dyn LogitMask>>,
     pub finish: FinishRules,
+    /// Lower is more urgent; 0 unless the engine's [`Policy`](crate::config::Policy) is priority.
+    pub priority: i64,
     /// vLLM's `kv_transfer_params`, opaque JSON text; travels with the request and comes back with its last output.
     pub kv_transfer: Option<Arc<str>>,
     /// Whether the prompt's KV comes from another engine: the request then waits, with its blocks, until
@@ -173,6 +175,9 @@ pub enum Rejected {
     /// The admission limit on waiting prompt tokens; come again later.
     #[error("{tokens} prompt tokens would wait; at most {tokens_max} may")]
     QueueTokensFull { tokens: usize, tokens_max: usize },
+    /// The engine is paused and takes nothing new until it is resumed.
+    #[error("the engine is paused")]
+    Paused,
     /// The engine drains.
     #[error("the engine drains")]
     Draining,

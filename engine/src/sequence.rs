@@ -94,6 +94,11 @@ impl Progress {
         self.total() - self.prompt
     }
 
+    /// Tokens that are not computed.
+    pub fn rest(&self) -> u32 {
+        self.total() - self.computed
+    }
+
     /// The next chunk of at most `tokens_max` (≥ 1) tokens. `None`: the tokens in flight are the last that the limits allow.
     pub fn next_chunk(&self, tokens_max: u32, generated_max: u32, length_max: u32) -> Option<Chunk> {
         if self.generated() >= generated_max || self.total() >= length_max || self.drafts > 0 {
@@ -176,6 +181,8 @@ pub struct Sequence {
     pub in_flight: u32,
     pub last_launch: u64,
 
+    /// Lower is more urgent.
+    pub priority: i64,
     /// Its place in the queue while it is `Waiting`.
     pub turn: Option<Turn>,
     /// Free blocks that it was admitted with and has not taken yet.
@@ -222,6 +229,7 @@ impl Sequence {
             offered: 0,
             in_flight: 0,
             last_launch: 0,
+            priority: request.priority,
             turn: None,
             promised: 0,
             restored: false,
@@ -235,6 +243,11 @@ impl Sequence {
             first_token: None,
             last_token: None,
         }
+    }
+
+    /// Its place where priorities count: the more urgent first, then who came first.
+    pub fn rank(&self) -> Turn {
+        Turn { priority: self.priority, place: i64::try_from(self.id.0).unwrap_or(i64::MAX) }
     }
 
     pub fn become_state(&mut self, next: State) {

@@ -1,6 +1,7 @@
 //! The engine's loop on one screen: admit, plan, launch, settle the previous.
 
 mod mail;
+mod pause;
 mod settle;
 mod tier;
 
@@ -56,6 +57,11 @@ pub struct Engine {
     /// Blocks of requests that ended while a transfer wrote to them.
     adrift: HashMap<RequestId, Vec<BlockId>>,
     lower: tier::Lower,
+    /// Transfers that go on, or have ended, in the order of their deadlines.
+    transfers: VecDeque<(Instant, RequestId)>,
+    pause: pause::Pause,
+    /// Answers to commands that are given when the step's outcome can be seen.
+    replies: Vec<Box<dyn FnOnce() + Send>>,
     in_flight: VecDeque<Launch>,
     /// End of the last batch: the next one had the device from then on.
     settled_at: Option<Instant>,
@@ -108,6 +114,9 @@ impl Engine {
             hasher: door.limits.hasher(),
             schedule: Schedule::new(&door.limits, tells_events, lower.loads_max(), now),
             lower,
+            transfers: VecDeque::new(),
+            pause: pause::Pause::default(),
+            replies: Vec::new(),
             adrift: HashMap::new(),
             in_flight: VecDeque::new(),
             settled_at: None,
@@ -141,7 +150,8 @@ impl Engine {
             match self.step() {
                 Ok(Activity::Busy) => {}
                 Ok(Activity::Idle) => {
-                    let ends = [self.schedule.kv.leases().next_end(), self.schedule.restores.next_deadline()];
+                    let transfer = self.transfers.front().map(|&(deadline, _)| deadline);
+                    let ends = [self.schedule.kv.leases().next_end(), self.schedule.restores.next_deadline(), transfer];
                     let next = ends.into_iter().flatten().min();
                     let timeout = next.map(|end| end.saturating_duration_since((self.ports.clock)()));
                     outlook = self.door.wait(outlook, timeout);
@@ -233,6 +243,7 @@ impl Engine {
         self.stats.waiting_remote = self.stats.waiting - schedule.waiting.len();
         (self.stats.used_blocks, self.stats.free_blocks, self.stats.cached_blocks) = (kv.used(), kv.free(), kv.known());
         self.stats.leases = kv.leases().len();
+        (self.stats.paused, self.stats.sleep_level) = (self.pause.is_paused(), self.pause.sleep_level());
         if let Some(tiers) = kv.tiers() {
             self.stats.host_blocks = tiers.host().len();
             self.stats.disk_blocks = tiers.disk().map_or(0, |disk| disk.len());
@@ -240,6 +251,7 @@ impl Engine {
         }
         self.stats.kv_event_batches = kv.batches();
         self.door.publish(&self.stats, std::mem::take(&mut self.departed));
+        self.replies.drain(..).for_each(|reply| reply());
         if let Some(observer) = &mut self.ports.observer {
             observer.step(&self.report);
         }
@@ -256,8 +268,20 @@ impl Engine {
     /// What comes next, and proof that nothing stands still or leaked on the way.
     fn activity(&self, outlook: Outlook) -> Activity {
         let Schedule { table, running, waiting, kv, .. } = &self.schedule;
-        if !running.is_empty() || !self.in_flight.is_empty() {
+        let stands_still = self.pause.stands_still(running.len());
+        if !self.in_flight.is_empty() || (!running.is_empty() && !stands_still) {
             return Activity::Busy;
+        }
+        // A pause whose quiet is due is completed by the next step.
+        if stands_still {
+            let ended = table.is_empty() && outlook == Outlook::Draining;
+            return if self.pause.is_due() {
+                Activity::Busy
+            } else if ended {
+                Activity::Ended
+            } else {
+                Activity::Idle
+            };
         }
         // Restores end by themselves, and what waits for their room goes on then.
         if !self.schedule.restores.open.is_empty() {

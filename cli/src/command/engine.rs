@@ -7,20 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Fault, FaultKind};
-use engine_serve::{AnswerOptions, BackendChoice, Config, Encoding, FakeSpeed, KvDiskConfig, KvEventsConfig, Limits, Progress};
+use engine_serve::{
+    AnswerOptions, BackendChoice, Config, Encoding, FakeSpeed, KvDiskConfig, KvEventsConfig, Limits, Policy, Progress,
+};
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::args::{Backend, EngineArgs, EventEncoding};
+use crate::args::{Backend, EngineArgs, EventEncoding, SchedulingPolicy};
 use crate::builtin;
 
 /// KV cache without --kv-cache-mib: enough for chats with a small model, little enough for any machine.
 const KV_CACHE_MIB: usize = 512;
-/// Longest context without --max-model-len. A model that promises 128k tokens would otherwise want a KV cache of gigabytes to keep
-/// its word for a single request.
-const MODEL_LEN_USUAL: usize = 8192;
-
 pub fn run(args: EngineArgs) -> Result<(), Fault> {
     if args.devices || args.backend == Backend::Cuda {
         return devices(&args);
@@ -83,7 +81,6 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         [] => vec![name_of(&args.model)],
         names => names.to_vec(),
     };
-    let longest = assets.config.context_length.min(MODEL_LEN_USUAL);
     let mut config = Config::new(assets, String::new());
     config.names = names;
     config.listen = SocketAddr::new(args.host, args.port);
@@ -95,10 +92,15 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
     config.limits = Limits {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
-        max_model_len: Some(args.max_model_len.unwrap_or(longest)),
+        max_model_len: args.max_model_len,
         block_tokens: args.block_size,
         kv_blocks: args.num_kv_blocks,
         kv_bytes: args.kv_cache_mib.unwrap_or(KV_CACHE_MIB) << 20,
+        policy: match args.scheduling_policy {
+            SchedulingPolicy::Fcfs => Policy::Fcfs,
+            SchedulingPolicy::Priority => Policy::Priority,
+        },
+        step_time: Some(seconds("--step-budget-ms", args.step_budget_ms / 1e3)?).filter(|time| !time.is_zero()),
         kv_offloading_bytes: gib("--kv-offloading-size", args.kv_offloading_size.unwrap_or(0.0))?,
         waiting_max: Some(args.max_num_queued_reqs),
         waiting_tokens_max: Some(args.max_num_queued_tokens),
@@ -113,6 +115,7 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         responses_store: args.enable_responses_store,
         logprobs_max: u32::try_from(args.max_logprobs).ok(),
     };
+    config.dev_mode = args.dev_mode;
     config.kv_disk = args
         .kv_disk_path
         .as_ref()

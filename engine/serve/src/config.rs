@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use domain::id::NAME_BYTES_MAX;
 use domain::{Fault, FaultKind};
+use engine::config::Policy;
 use engine::speculate::Speculation;
 use engine_assets::ModelAssets;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub kv_events: Option<KvEventsConfig>,
     /// Where KV blocks go that leave host memory; `None`: nowhere.
     pub kv_disk: Option<KvDiskConfig>,
+    /// Serve what vLLM serves in its developer mode: pause, sleep, reset, abort.
+    pub dev_mode: bool,
     /// How long open requests may take after the server is told to end; then they are aborted.
     pub drain_timeout: Duration,
 }
@@ -52,8 +55,24 @@ impl Config {
             speculation: None,
             kv_events: None,
             kv_disk: None,
+            dev_mode: false,
             drain_timeout: Duration::from_secs(30),
         }
+    }
+
+    /// Longest sequence: as asked, else what the KV cache holds; never more than the model's own.
+    pub(crate) fn context_length(&self) -> usize {
+        let (limits, model) = (&self.limits, &self.assets.config);
+        let held = match (self.backend, limits.kv_blocks) {
+            (_, Some(blocks)) => blocks.saturating_mul(limits.block_tokens),
+            (BackendChoice::Fake(_), None) => usize::MAX,
+            (BackendChoice::Cpu { .. }, None) => {
+                let token_bytes = model.layers * 2 * model.kv_heads * model.head_dim * size_of::<f32>();
+                limits.kv_bytes / token_bytes.max(1)
+            }
+        };
+        // Two tokens are the least that is served; a cache that does not hold them is refused by the backend.
+        limits.max_model_len.unwrap_or(held.max(2)).min(model.context_length)
     }
 
     /// What only a person can mend.
@@ -121,6 +140,9 @@ pub struct Limits {
     /// Host memory for KV blocks that leave the device; 0: none. vLLM's `kv_offloading_size`, in bytes.
     pub kv_offloading_bytes: usize,
     pub prefix_caching: bool,
+    pub policy: Policy,
+    /// How long a step with decodes in it should take; `None`: a long prompt may take all that the other limits allow.
+    pub step_time: Option<Duration>,
     /// Most requests that wait; `None`: the engine's default.
     pub waiting_max: Option<usize>,
     /// Most prompt tokens of all waiting requests; `None`: the engine's default.
@@ -142,6 +164,8 @@ impl Default for Limits {
             kv_bytes: 1 << 30,
             kv_offloading_bytes: 0,
             prefix_caching: true,
+            policy: Policy::Fcfs,
+            step_time: Some(engine::config::STEP_TIME),
             waiting_max: None,
             waiting_tokens_max: None,
             body_bytes_max: BODY_BYTES_MAX,

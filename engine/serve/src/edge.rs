@@ -1,5 +1,6 @@
 //! The engine's HTTP edge: bodies of `proto` in, requests of `engine` out, and back. Nothing behind this module knows JSON.
 
+pub(crate) mod admin;
 pub(crate) mod answer;
 pub(crate) mod app;
 pub(crate) mod blocks;

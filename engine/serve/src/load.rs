@@ -58,8 +58,15 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     limits.speculation = config.speculation;
     // Without a limit of its own, a request may ask for the whole vocabulary.
     limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
+    (limits.policy, limits.step_time) = (config.limits.policy, config.limits.step_time);
     limits.waiting_max = config.limits.waiting_max.unwrap_or(limits.waiting_max);
     limits.waiting_tokens_max = config.limits.waiting_tokens_max.unwrap_or(limits.waiting_tokens_max);
+    let (length, own) = (limits.length_max(&capacity), config.assets.config.context_length);
+    if length < own {
+        tracing::info!(
+            "sequences of up to {length} tokens are served; the model's own limit is {own} (--max-model-len, --kv-cache-mib)"
+        );
+    }
     tiers(config, &*backend, &mut limits, &mut ports)?;
     let (engine, handle) = Engine::new(backend, limits, ports)
         .map_err(|error| Fault::new(FaultKind::Config, format!("the engine's limits do not fit: {error}"), "change them"))?;
@@ -114,7 +121,7 @@ fn fake(config: &Config, speed: FakeSpeed) -> Result<Fake, Fault> {
     let (limits, model) = (&config.limits, &config.assets.config);
     let capacity = Capacity {
         vocabulary: model.vocab_size,
-        context_length: limits.max_model_len.unwrap_or(usize::MAX).min(model.context_length),
+        context_length: config.context_length(),
         block_tokens: limits.block_tokens,
         kv_blocks: limits.kv_blocks.unwrap_or(FAKE_BLOCKS),
         slots: limits.max_num_seqs,
@@ -133,7 +140,7 @@ fn cpu(config: &Config, threads: Option<usize>, progress: &mut dyn FnMut(u64, u6
         block_tokens: limits.block_tokens,
         slots: limits.max_num_seqs,
         batch_tokens: limits.max_num_batched_tokens,
-        context_length: limits.max_model_len,
+        context_length: Some(config.context_length()),
         ..CpuOptions::default()
     };
     CpuBackend::load(&config.assets, &options, progress).map_err(|error| {

@@ -257,7 +257,7 @@ impl Metrics {
         match reason {
             Rejected::QueueFull { .. } => self.rejections.requests.inc(),
             Rejected::QueueTokensFull { .. } => self.rejections.tokens.inc(),
-            Rejected::Draining | Rejected::EngineDead => self.rejections.not_ready.inc(),
+            Rejected::Paused | Rejected::Draining | Rejected::EngineDead => self.rejections.not_ready.inc(),
             _ => {}
         }
     }

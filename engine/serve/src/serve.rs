@@ -62,8 +62,7 @@ pub struct Server {
 pub async fn bind(config: Config) -> Result<Server, Fault> {
     config.check()?;
     let (listener, http) = http::bind(config.listen).await?;
-    let own = config.assets.config.context_length;
-    let max_model_len = config.limits.max_model_len.map_or(own, |asked| asked.min(own));
+    let max_model_len = config.context_length();
     let engine = config.kv_events.as_ref().map_or(0, |events| events.data_parallel_rank);
     let drafts_max = config.speculation.map_or(0, |speculation| speculation.tokens);
     let metrics = Arc::new(Metrics::new(&Labels { model_name: config.name(), engine, max_model_len, drafts_max }));
@@ -96,6 +95,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         workers: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
         ending: CancellationToken::new(),
         life: Life::default(),
+        dev_mode: config.dev_mode,
     });
     let bound = Bound { http, kv_events: bound_events, incarnation, model: config.name().to_owned() };
     Ok(Server { config, app, listener, events, bound })
@@ -201,6 +201,7 @@ async fn warm_up(handle: &Handle) -> Result<(), Fault> {
         extras: None,
         mask: None,
         finish: FinishRules { tokens_max: 1, eos: Vec::new(), stop: Vec::new() },
+        priority: 0,
         kv_transfer: None,
         remote_kv: false,
         arrived: Instant::now(),

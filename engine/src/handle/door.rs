@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Leased, Limits, RemoteOutcome, Reset};
+use super::{Leased, Limits, PauseMode, Quiet, RemoteOutcome, Reset, Wake};
 use crate::config::Config;
 use crate::kv::event::BlockList;
 use crate::kv::hash::BlockHash;
@@ -31,6 +31,8 @@ pub(super) struct Inbox {
     pub rejected: u64,
     pub dropped: u64,
     pub draining: bool,
+    /// New requests are turned away until the engine is resumed.
+    pub refuses: bool,
     pub dead: bool,
     /// Somebody other than a handle has something for the engine.
     pub nudged: bool,
@@ -64,6 +66,9 @@ pub(crate) struct Submitted {
 
 pub(crate) enum Command {
     AbortAll(FinishReason),
+    Pause(PauseMode, Quiet, Box<dyn FnOnce() + Send>),
+    Resume(Box<dyn FnOnce() + Send>),
+    Wake(Wake, Box<dyn FnOnce(bool) + Send>),
     ResetPrefixCache(Reset, Box<dyn FnOnce(bool) + Send>),
     Blocks(Box<dyn FnOnce(BlockList) + Send>),
     Lease { chain: Vec<BlockHash>, expires: Instant, reply: Box<dyn FnOnce(Option<Leased>) + Send> },
@@ -98,6 +103,8 @@ impl Inbox {
             Rejected::EngineDead
         } else if self.draining {
             Rejected::Draining
+        } else if self.refuses {
+            Rejected::Paused
         } else if self.waiting >= waiting_max {
             Rejected::QueueFull { waiting: self.waiting, waiting_max }
         } else if self.waiting_tokens + prompt_tokens > waiting_tokens_max {
@@ -153,6 +160,11 @@ impl Door {
             inbox.waiting_tokens = inbox.waiting_tokens.checked_sub(departed.prompt_tokens).expect("its tokens were in it too");
         }
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = *stats;
+    }
+
+    /// Takes new requests again.
+    pub fn accept(&self) {
+        self.lock().refuses = false;
     }
 
     /// The engine's thread ends: nothing is taken any more, and what lies here is dropped, sinks and replies with it.

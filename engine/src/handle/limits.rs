@@ -1,7 +1,7 @@
 //! What can be said of a request without asking the engine.
 
 use crate::backend::Capacity;
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::kv::hash::BlockHasher;
 use crate::request::{Named, NewRequest, Rejected};
 
@@ -31,6 +31,13 @@ impl Limits {
         let tokens = request.prompt.len();
         if tokens == 0 {
             return Err(Rejected::EmptyPrompt);
+        }
+        if request.priority != 0 && self.config.policy == Policy::Fcfs {
+            let what = format!(
+                "is {} and must be 0: this engine serves in order of arrival (--scheduling-policy fcfs)",
+                request.priority
+            );
+            return Err(Rejected::parameter("priority", what));
         }
         if tokens >= self.config.max_model_len {
             return Err(Rejected::PromptTooLong { tokens, context_length: self.config.max_model_len });

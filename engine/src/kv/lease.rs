@@ -55,6 +55,10 @@ impl Leases {
         self.open.iter().find(|(_, lease)| lease.expires <= now).map(|(&id, _)| id)
     }
 
+    pub fn first(&self) -> Option<LeaseId> {
+        self.open.keys().next().copied()
+    }
+
     /// The earliest end.
     pub fn next_end(&self) -> Option<Instant> {
         self.open.values().map(|lease| lease.expires).min()

@@ -7,8 +7,8 @@ use crate::sequence::Key;
 /// A waiting request's place: lower comes sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    priority: i64,
-    place: i64,
+    pub priority: i64,
+    pub place: i64,
 }
 
 /// A queue that a request can be taken out of anywhere, in logarithmic time.
@@ -33,19 +33,25 @@ impl Queue {
         self.turns.first_key_value().map(|(_, &key)| key)
     }
 
-    /// Puts a request behind all others of its priority; the turn takes it out again.
-    pub fn push_back(&mut self, priority: i64, key: Key) -> Turn {
+    /// The requests in order.
+    pub fn iter(&self) -> impl Iterator<Item = Key> {
+        self.turns.values().copied()
+    }
+
+    /// Puts a request behind all others; the turn takes it out again.
+    pub fn push_back(&mut self, key: Key) -> Turn {
         self.back += 1;
-        self.insert(Turn { priority, place: self.back }, key)
+        self.insert(Turn { priority: 0, place: self.back }, key)
     }
 
-    /// Puts a request before all others of its priority.
-    pub fn push_front(&mut self, priority: i64, key: Key) -> Turn {
+    /// Puts a request before all others.
+    pub fn push_front(&mut self, key: Key) -> Turn {
         self.front -= 1;
-        self.insert(Turn { priority, place: self.front }, key)
+        self.insert(Turn { priority: 0, place: self.front }, key)
     }
 
-    fn insert(&mut self, turn: Turn, key: Key) -> Turn {
+    /// Puts a request where its turn says.
+    pub fn insert(&mut self, turn: Turn, key: Key) -> Turn {
         let before = self.turns.insert(turn, key);
         assert!(before.is_none(), "a turn is given once");
         turn

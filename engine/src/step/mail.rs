@@ -34,6 +34,12 @@ impl Engine {
         }
         self.mail = mail;
         self.schedule.kv.expire_leases(now);
+        self.expire_transfers(now);
+        self.rest()?;
+        self.schedule.prefill_tokens_max = match self.door.limits.config.step_time {
+            Some(time) => self.stats.prefill_tokens_within(time),
+            None => usize::MAX,
+        };
         Ok(outlook)
     }
 
@@ -48,7 +54,7 @@ impl Engine {
     /// Begins the transfer of a request's KV. `false`: it brings none, or there is no room for one more that waits with its blocks;
     /// then it is computed here.
     fn fetch(&mut self, key: Key) -> Result<bool, DeviceError> {
-        if self.ports.fetch.is_none() {
+        if self.ports.fetch.is_none() || self.pause.is_paused() {
             return Ok(false);
         }
         let schedule = &mut self.schedule;
@@ -69,6 +75,7 @@ impl Engine {
             return Ok(false);
         }
         sequence.become_state(State::WaitingRemote);
+        self.transfers.push_back((schedule.now + self.door.limits.config.remote_wait_max, sequence.id));
         sequence.cached_tokens = cached;
         schedule.remote_blocks += sequence.blocks.len();
         self.stats.prefix_query_tokens += sequence.tokens.len() as u64;
@@ -79,6 +86,19 @@ impl Engine {
     fn obey(&mut self, command: Command) -> Result<(), DeviceError> {
         match command {
             Command::AbortAll(reason) => self.end_all(&reason),
+            Command::Pause(mode, quiet, reply) => self.pause(mode, quiet, reply),
+            Command::Resume(reply) => {
+                self.door.accept();
+                self.resume();
+                self.replies.push(reply);
+            }
+            Command::Wake(wake, reply) => {
+                let awake = self.wake(wake)?;
+                if awake {
+                    self.door.accept();
+                }
+                self.replies.push(Box::new(move || reply(awake)));
+            }
             Command::ResetPrefixCache(reset, reply) => reply(self.reset(reset)?),
             Command::Blocks(reply) => {
                 // The list holds between two batches.
@@ -113,6 +133,46 @@ impl Engine {
             self.lower.clear();
         }
         Ok(done)
+    }
+
+    /// Requests whose transfer takes too long compute their prompt here. Its blocks are kept until it says that it has ended.
+    fn expire_transfers(&mut self, now: Instant) {
+        while let Some(&(deadline, id)) = self.transfers.front() {
+            let key = self.schedule.table.find(id);
+            let key = key.filter(|&key| self.schedule.table.get(key).state == State::WaitingRemote);
+            if key.is_some() && deadline > now {
+                return;
+            }
+            self.transfers.pop_front();
+            let Some(key) = key else { continue };
+            self.give_up_transfer(key);
+            self.stats.transfers_late += 1;
+        }
+    }
+
+    /// A request no longer waits for its transfer.
+    fn give_up_transfer(&mut self, key: Key) {
+        let sequence = self.schedule.table.get_mut(key);
+        self.adrift.insert(sequence.id, std::mem::take(&mut sequence.blocks));
+        sequence.become_state(State::Waiting);
+        self.schedule.retire(key);
+        self.schedule.wait_first(key);
+    }
+
+    /// Whatever came from other engines, or is coming, is of no use any more.
+    pub(super) fn give_up_remote(&mut self) {
+        for id in self.schedule.table.ids() {
+            let Some(key) = self.schedule.table.find(id) else { continue };
+            let sequence = self.schedule.table.get(key);
+            match sequence.state {
+                State::WaitingRemote => self.give_up_transfer(key),
+                State::Waiting if !sequence.blocks.is_empty() => {
+                    self.schedule.remote_blocks -= sequence.blocks.len();
+                    self.schedule.retire(key);
+                }
+                State::Waiting | State::Restoring | State::Running | State::Finished => {}
+            }
+        }
     }
 
     fn remote_done(&mut self, id: RequestId, outcome: RemoteOutcome) {

@@ -4,6 +4,7 @@
 mod cases;
 mod disk;
 mod oracle;
+mod pause;
 mod property;
 mod thread;
 mod tiers;

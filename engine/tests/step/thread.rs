@@ -30,6 +30,7 @@ fn request(prompt: &[u32], tokens_max: u32) -> (NewRequest, mpsc::Receiver<Outpu
         extras: None,
         mask: None,
         finish: FinishRules { tokens_max, ..FinishRules::default() },
+        priority: 0,
         kv_transfer: Some("{}".into()),
         remote_kv: false,
         arrived: Instant::now(),

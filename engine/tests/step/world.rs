@@ -270,6 +270,7 @@ pub struct Ask {
     pub stop: Vec<u32>,
     pub extra: ExtraKeys,
     pub remote: bool,
+    pub priority: i64,
     pub reads_max: Option<usize>,
     pub extras: SamplingExtras,
     pub rule: Option<Rule>,
@@ -284,6 +285,7 @@ pub fn ask(prompt: &[u32], tokens_max: u32) -> Ask {
         stop: Vec::new(),
         extra: ExtraKeys::default(),
         remote: false,
+        priority: 0,
         reads_max: None,
         extras: SamplingExtras::default(),
         rule: None,
@@ -305,9 +307,18 @@ impl World {
 
     /// A world whose engine has `platter` for a disk, if the limits say that it has one.
     pub fn with_disk(capacity: Capacity, lag: usize, config: Config, platter: Platter) -> Self {
+        Self::made(capacity, Speed { lag, ..Speed::INSTANT }, config, platter)
+    }
+
+    /// A world whose device takes time.
+    pub fn at_speed(capacity: Capacity, speed: Speed, config: Config) -> Self {
+        Self::made(capacity, speed, config, Platter::default())
+    }
+
+    fn made(capacity: Capacity, speed: Speed, config: Config, platter: Platter) -> Self {
         let clock = Clock::new();
         let platter = Arc::new(Mutex::new(platter));
-        let fake = Fake::new(capacity, Speed { lag, ..Speed::INSTANT }, Box::new(clock.clone()));
+        let fake = Fake::new(capacity, speed, Box::new(clock.clone()));
         let watched = Watched {
             fake,
             limits: config.clone(),
@@ -351,6 +362,7 @@ impl World {
             extras: Some(Arc::new(ask.extras.clone())),
             mask,
             finish: FinishRules { tokens_max: ask.tokens_max, eos: ask.eos.clone(), stop: ask.stop.clone() },
+            priority: ask.priority,
             kv_transfer: Some("params".into()),
             remote_kv: ask.remote,
             arrived: self.clock.now(),

@@ -128,6 +128,7 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Answer>, Stats) {
                     extras,
                     mask: None,
                     finish,
+                    priority: 0,
                     kv_transfer: None,
                     remote_kv: false,
                     arrived: Instant::now(),

@@ -51,9 +51,11 @@ impl ApiError {
                 Self::parameter(parameter, message)
             }
             Rejected::TooManyStopIds { .. } => Self::parameter("stop_token_ids", message),
-            Rejected::QueueFull { .. } | Rejected::QueueTokensFull { .. } | Rejected::Draining | Rejected::EngineDead => {
-                Self::unavailable(message)
-            }
+            Rejected::QueueFull { .. }
+            | Rejected::QueueTokensFull { .. }
+            | Rejected::Paused
+            | Rejected::Draining
+            | Rejected::EngineDead => Self::unavailable(message),
         }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct App {
     /// Cancelled when connections are to end.
     pub ending: CancellationToken,
     pub life: Life,
+    /// Whether the endpoints of vLLM's developer mode are served.
+    pub dev_mode: bool,
 }
 
 /// Where the engine stands, and what is there once it serves.

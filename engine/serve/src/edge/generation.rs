@@ -147,6 +147,7 @@ impl Generation {
             mask: None,
             finish: plan.finish(prompt.len(), door.handle.limits().length_max),
             prompt,
+            priority: plan.priority,
             kv_transfer: plan.kv_transfer.clone(),
             remote_kv: false,
             arrived: door.arrived,

@@ -78,6 +78,8 @@ pub struct Plan {
     pub extra: ExtraKeys,
     /// `kv_transfer_params` as JSON text; opaque.
     pub kv_transfer: Option<Arc<str>>,
+    /// Lower is more urgent.
+    pub priority: i64,
     pub shape: Shape,
 }
 
@@ -100,6 +102,7 @@ impl Plan {
             skip_special_tokens: request.skip_special_tokens.unwrap_or(true),
             truncation: input::truncation(request, model.length_max)?,
             extra: ExtraKeys { cache_salt: input::salt(request)?.map(Into::into), ..ExtraKeys::default() },
+            priority: request.priority.unwrap_or(0),
             kv_transfer: request.kv_transfer_params.as_ref().map(|params| params.to_string().into()),
             shape: Shape::new(endpoint, request, &model.answers)?,
         })

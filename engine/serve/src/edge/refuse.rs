@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::answer::ApiError;
 
 /// The table: parameter, and whether its value asks for something.
-fn asked(request: &Request) -> [(&'static str, bool); 28] {
+fn asked(request: &Request) -> [(&'static str, bool); 27] {
     let Request {
         logprobs,
         top_logprobs,
@@ -35,7 +35,6 @@ fn asked(request: &Request) -> [(&'static str, bool); 28] {
         ec_transfer_params,
         media_io_kwargs,
         watermarking,
-        priority,
         tool_choice,
         ..
     } = request;
@@ -66,7 +65,6 @@ fn asked(request: &Request) -> [(&'static str, bool); 28] {
         ("ec_transfer_params", ec_transfer_params.is_some()),
         ("media_io_kwargs", media_io_kwargs.is_some()),
         ("watermarking", *watermarking == Some(true)),
-        ("priority", priority.is_some_and(|priority| priority != 0)),
         ("tool_choice", tool_choice.as_ref().is_some_and(|choice| !matches!(choice.as_str(), Some("none" | "auto")))),
     ]
 }
@@ -75,9 +73,6 @@ fn asked(request: &Request) -> [(&'static str, bool); 28] {
 pub fn unserved(request: &Request) -> Result<(), ApiError> {
     match asked(request).into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
-        Some(("priority", _)) => {
-            Err(ApiError::parameter("priority", "This engine serves in order of arrival; priority must be 0."))
-        }
         Some((param, _)) => Err(ApiError::parameter(param, format!("This engine does not serve `{param}` yet; leave it out."))),
     }
 }

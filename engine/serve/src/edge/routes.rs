@@ -10,11 +10,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt;
 
-use super::{blocks, chat, completion, probe, request_id, server_info, state, tokens, work};
+use super::{admin, blocks, chat, completion, probe, request_id, server_info, state, tokens, work};
 use crate::edge::app::App;
 
 pub fn router(app: Arc<App>) -> Router {
+    let developers = if app.dev_mode { admin::routes() } else { Router::new() };
     Router::new()
+        // --- only where asked for
+        .merge(developers)
         // --- generation
         .route("/v1/chat/completions", post(chat::answer))
         .route("/v1/completions", post(completion::answer))

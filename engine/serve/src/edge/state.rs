@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
-use domain::Load;
+use domain::{EngineState, Load};
 use futures_util::stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
@@ -67,6 +67,14 @@ impl Follower {
     }
 }
 
+/// A paused or sleeping engine finishes at most what it has: for a scheduler it drains.
+fn told(app: &App) -> EngineState {
+    match app.state() {
+        EngineState::Ready if app.stats().is_some_and(|stats| stats.paused) => EngineState::Draining,
+        state => state,
+    }
+}
+
 /// The engine's state at this moment.
 pub fn body(app: &App) -> StateBody {
     let Load { waiting, running, by_replica, others, kv, prefill_tok_s, decode_step_ms } = app.load();
@@ -75,7 +83,7 @@ pub fn body(app: &App) -> StateBody {
         |(replica, count): (domain::ReplicaId, _)| ReplicaInFlight { replica: replica.to_string(), in_flight: wire(count) };
     StateBody {
         incarnation: app.incarnation.to_string(),
-        state: app.state().to_string(),
+        state: told(app).to_string(),
         model: app.names[0].to_string(),
         adapters: Vec::new(),
         assets_digest: app.assets_digest.to_string(),

@@ -63,7 +63,6 @@ fn every_refusal_names_its_parameter() {
         ("structured_outputs", vec![json!({"regex": "a"})]),
         ("prompt_logprobs", vec![json!(0)]),
         ("tool_choice", vec![json!("required"), json!({"type": "function"})]),
-        ("priority", vec![json!(1)]),
     ] {
         for value in values {
             check(json!({ param: value }), param);
