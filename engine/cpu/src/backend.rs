@@ -183,7 +183,8 @@ impl Backend for CpuBackend {
     }
 
     fn kv_layout(&self) -> String {
-        format!("cpu f32 {:?} {:?}", self.device.kv().shape(), self.isa())
+        // Named anew whenever the order of a block's values changes.
+        format!("cpu 2 {:?} {:?}", self.device.kv().shape(), self.isa())
     }
 
     fn save_block(&mut self, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {

@@ -1,7 +1,10 @@
-//! Single kernels of the CPU backend as safe functions, for whoever holds another device's kernels against them.
+//! Single kernels of the CPU backend as safe functions, for whoever holds another device's kernels against them, and the cost of its pool.
+
+use std::time::{Duration, Instant};
 
 use crate::kernel::elementwise::RmsNorm;
 use crate::kernel::{Isa, Kernels};
+use crate::pool::Pool;
 
 /// Norms rows of `weight.len()` values: `x * weight / sqrt(mean(x²) + epsilon)`, as the backend does with this instruction set.
 ///
@@ -18,4 +21,26 @@ pub fn rms_norm(isa: Isa, input: &[f32], weight: &[f32], epsilon: f32) -> Vec<f3
         unsafe { kernel(&args) };
     }
     out
+}
+
+/// How long an operation of `tasks` empty tasks takes on a pool of `threads`, on average over `count` of them, `pause` apart: what dividing an
+/// operation costs. After a pause longer than threads spin, they are woken.
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn operation_overhead(threads: usize, tasks: usize, count: u32, pause: Duration) -> std::io::Result<Duration> {
+    let mut pool = Pool::new(threads)?;
+    let mut total = Duration::ZERO;
+    for _ in 0..count {
+        let pausing = Instant::now();
+        while pausing.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        let began = Instant::now();
+        pool.run(tasks, &|task, _| {
+            std::hint::black_box(task);
+        });
+        total += began.elapsed();
+    }
+    Ok(total / count.max(1))
 }
