@@ -159,6 +159,7 @@ impl Backend for CpuBackend {
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError> {
+        self.device.pool.stay();
         self.device.take(batch, &self.last)?;
         let logits = self.model.forward(&mut self.device);
         self.sampling.run(&mut self.device.pool, batch, logits, &mut self.outcomes);

@@ -94,6 +94,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Says that this thread is the caller for good. It may get a processor of its own, which threads that it starts would share.
+    pub fn stay(&mut self) {
+        self.board.crew.join(0, true);
+    }
+
     /// Runs tasks `0 .. tasks`, in any order and on any thread, and returns when all are done. Panics if one of them did.
     pub fn run(&mut self, tasks: usize, task: &Task<'_>) {
         if tasks <= 1 || self.workers.is_empty() {
@@ -104,7 +109,7 @@ impl Pool {
         let mut task: &Task<'_> = task;
         let count = u32::try_from(tasks).expect("fewer tasks than values in memory");
         board.left.0.store(count, Ordering::Relaxed);
-        board.crew.join(0);
+        board.crew.join(0, false);
         // SAFETY: no task is unfinished, so nobody reads the cell. The borrow outlives its users: this function returns only after
         // every task is done, and a number taken later is no task of this operation.
         unsafe { *board.task.get() = Some(Shared::new((&raw mut task).cast())) };
@@ -195,7 +200,7 @@ impl Board {
     }
 
     fn work(&self, worker: usize) {
-        self.crew.join(worker);
+        self.crew.join(worker, true);
         let stopped = || self.stop.load(Ordering::SeqCst);
         while !stopped() {
             self.take_all(worker);

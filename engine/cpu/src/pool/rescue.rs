@@ -8,7 +8,7 @@
 //!
 //! All of this is advice to the kernel. Where it is refused, results come later, but come.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Apart;
@@ -18,6 +18,9 @@ const STILL: Duration = Duration::from_micros(20);
 
 /// Threads that are looked at in one rescue.
 const LOOKED_AT_MAX: usize = 8;
+
+/// Pools that this process has started.
+static POOLS: AtomicUsize = AtomicUsize::new(0);
 
 /// No thread, no processor.
 const NONE: i32 = -1;
@@ -36,6 +39,8 @@ struct Member {
     thread: AtomicI32,
     /// The processor that is its own, if it has one.
     home: AtomicI32,
+    /// Whether it lives on its own processor.
+    stays: AtomicBool,
     in_task: AtomicBool,
     /// It was moved away from where it belongs.
     moved: AtomicBool,
@@ -46,10 +51,13 @@ impl Crew {
         let allowed = affinity_of(0);
         let processors = allowed.as_ref().map(processors).unwrap_or_default();
         let own = processors.len() == threads && threads > 1;
+        // Callers have more to do than workers: those of several pools should not all live on one processor.
+        let first = std::process::id() as usize + POOLS.fetch_add(1, Ordering::Relaxed);
         let member = |number: usize| {
             Apart(Member {
                 thread: AtomicI32::new(NONE),
-                home: AtomicI32::new(if own { processors[number] } else { NONE }),
+                home: AtomicI32::new(if own { processors[(number + first) % threads] } else { NONE }),
+                stays: AtomicBool::new(false),
                 in_task: AtomicBool::new(false),
                 moved: AtomicBool::new(false),
             })
@@ -57,8 +65,9 @@ impl Crew {
         Self { members: (0..threads).map(member).collect(), allowed, busy: AtomicBool::new(false) }
     }
 
-    /// Says that this thread is member `number` from now on.
-    pub fn join(&self, number: usize) {
+    /// Says that this thread is member `number` from now on, and lives with the pool if it `stays`: then it gets its own processor.
+    /// Threads that it starts inherit that.
+    pub fn join(&self, number: usize, stays: bool) {
         thread_local!(static ID: libc::pid_t = {
             // SAFETY: takes nothing and never fails.
             unsafe { libc::gettid() }
@@ -68,6 +77,9 @@ impl Crew {
         if before != id {
             self.free(before);
             member.thread.store(id, Ordering::Relaxed);
+            member.stays.store(false, Ordering::Relaxed);
+        }
+        if stays && !member.stays.swap(true, Ordering::Relaxed) {
             self.send_home(number);
         }
     }
@@ -127,7 +139,7 @@ impl Crew {
         let Some(here) = this_processor() else { return };
         member.moved.store(true, Ordering::SeqCst);
         let (theirs, ours) = (&member.home, &self.members[own].0.home);
-        if number == 0 && theirs.load(Ordering::Relaxed) != NONE {
+        if number == 0 && member.stays.load(Ordering::Relaxed) && theirs.load(Ordering::Relaxed) != NONE {
             let home = theirs.swap(ours.load(Ordering::Relaxed), Ordering::Relaxed);
             ours.store(home, Ordering::Relaxed);
             self.send_home(number);
@@ -145,7 +157,7 @@ impl Crew {
     fn send_home(&self, number: usize) {
         let member = &self.members[number].0;
         match member.home.load(Ordering::Relaxed) {
-            NONE => self.free(member.thread.load(Ordering::Relaxed)),
+            home if home == NONE || !member.stays.load(Ordering::Relaxed) => self.free(member.thread.load(Ordering::Relaxed)),
             home => restrict(member.thread.load(Ordering::Relaxed), &set_of(home)),
         }
     }
@@ -215,7 +227,7 @@ mod tests {
     fn each_thread_has_its_own_processor() {
         let allowed = processors(&affinity_of(0).expect("this thread has an affinity"));
         let crew = Crew::new(allowed.len());
-        crew.join(0);
+        crew.join(0, true);
         let joined = processors(&affinity_of(0).expect("as before"));
         crew.disband();
         let freed = processors(&affinity_of(0).expect("as before"));
@@ -227,11 +239,11 @@ mod tests {
     fn who_gets_no_processor_time_is_moved() {
         for computes in [false, true] {
             let crew = Crew::new(3);
-            crew.join(0);
+            crew.join(0, true);
             let (joined, done) = (AtomicBool::new(false), AtomicBool::new(false));
             std::thread::scope(|scope| {
                 let worker = scope.spawn(|| {
-                    crew.join(1);
+                    crew.join(1, true);
                     crew.begins(1);
                     joined.store(true, Ordering::SeqCst);
                     while !done.load(Ordering::SeqCst) {
