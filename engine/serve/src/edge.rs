@@ -11,6 +11,7 @@ pub(crate) mod generate;
 pub(crate) mod generation;
 pub(crate) mod http;
 pub mod kv_events;
+pub(crate) mod logprobs;
 pub(crate) mod orca;
 pub(crate) mod plan;
 pub(crate) mod probe;

@@ -30,17 +30,6 @@ pub struct Loaded {
 
 /// Loads tokenizer and weights and starts the engine's thread. `progress` hears `(done, total)` bytes. Blocks for as long as that takes.
 pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded, Fault> {
-    let generation = &config.assets.generation;
-    for (name, set) in [
-        ("min_p", generation.min_p.is_some_and(|min_p| min_p != 0.0)),
-        ("repetition_penalty", generation.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
-    ] {
-        if set {
-            tracing::warn!(
-                "the model's generation_config.json asks for {name}, which this engine does not serve yet; it is left out"
-            );
-        }
-    }
     let text = Text::new(&config.assets.text).map_err(|error| {
         let what = format!("{}: {error}", config.assets.path.display());
         Fault::new(FaultKind::Model, what, "fetch the model again, or use one whose tokenizer is supported")
@@ -54,6 +43,7 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     ports.kv_events = events.map(|events| Box::new(events) as Box<dyn engine::kv::event::KvSink>);
     let capacity = backend.capacity();
     let mut limits = engine::config::Config::for_device(&capacity);
+    limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
     limits.prefix_caching = config.limits.prefix_caching;
     limits.speculation = config.speculation;
     // Without a limit of its own, a request may ask for the whole vocabulary.

@@ -52,14 +52,16 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
     let choices = (0..).zip(&grown).map(|(index, grown)| ChatChoice {
         index,
         message: Message::new(&head.role, Some(&grown.text)),
-        logprobs: None,
+        logprobs: plan.logprobs.generated.map(|shown| head.speller(plan).chat(&grown.logprobs, shown)),
         finish_reason: grown.finish_reason(),
         stop_reason: grown.stop_reason(),
         token_ids: ids(&grown.token_ids[..]),
         routed_experts: (),
         weight_versions: (),
     });
-    let prompt = generation.choices.first().map(|choice| choice.prompt());
+    let first = generation.choices.first();
+    let prompt = first.map(|choice| choice.prompt());
+    let told = first.filter(|_| plan.logprobs.prompt).map(|choice| head.speller(plan).prompt(choice.prompt_logprobs()));
     let body = ChatCompletion {
         id: &head.id,
         object: CHAT_COMPLETION,
@@ -69,7 +71,7 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
         service_tier: (),
         system_fingerprint: Some(&head.fingerprint),
         usage: generation.usage(),
-        prompt_logprobs: None,
+        prompt_logprobs: told.as_ref(),
         prompt_token_ids: prompt.and_then(|prompt| ids(&prompt.ids)),
         prompt_text: prompt.filter(|_| plan.shape.returns_prompt_text).and_then(|prompt| prompt.text.as_deref()),
         kv_transfer_params: grown.iter().find_map(Grown::kv_transfer),
@@ -157,6 +159,12 @@ impl Events for ChatEvents {
         let chunk = ChatChunkChoice {
             finish_reason: end.map(|end| end.finish_reason),
             stop_reason: end.and_then(|end| end.stop_reason.as_ref()),
+            logprobs: self
+                .plan
+                .logprobs
+                .generated
+                .filter(|_| !piece.logprobs.is_empty())
+                .map(|shown| self.head.speller(&self.plan).chat(&piece.logprobs, shown)),
             token_ids: shape.token_ids.then_some(&piece.tokens),
             ..bare(index, delta)
         };

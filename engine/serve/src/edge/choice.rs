@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::handle::Handle;
-use engine::request::{FinishReason, Finished, Output, RequestId};
+use engine::request::{FinishReason, Finished, Logprobs, Output, RequestId};
 use engine_text::{Detokenizer, StopMatcher};
 use proto::openai::RequestMetrics;
 use serde_json::Value;
 
 use super::answer::ApiError;
+use super::logprobs::Told;
 use super::plan::Plan;
 use super::prompt::Prompt;
 use crate::in_flight::Entry;
@@ -49,6 +50,8 @@ pub struct Choice {
     detokenizer: Detokenizer,
     stops: StopMatcher,
     prompt: Prompt,
+    /// Of all tokens of the prompt but the first.
+    prompt_logprobs: Vec<Logprobs>,
     cached: u32,
     generated: u32,
     times: Times,
@@ -75,6 +78,8 @@ pub struct Piece {
     pub text: String,
     /// Filled where the answer shows ids.
     pub tokens: Vec<u32>,
+    /// Filled where the answer shows log probabilities.
+    pub logprobs: Vec<Told>,
     pub end: Option<End>,
 }
 
@@ -104,6 +109,7 @@ impl Choice {
             detokenizer,
             stops,
             prompt,
+            prompt_logprobs: Vec::new(),
             cached: 0,
             generated: 0,
             times,
@@ -120,6 +126,10 @@ impl Choice {
 
     pub fn prompt(&self) -> &Prompt {
         &self.prompt
+    }
+
+    pub fn prompt_logprobs(&self) -> &[Logprobs] {
+        &self.prompt_logprobs
     }
 
     pub fn prompt_tokens(&self) -> u32 {
@@ -151,8 +161,11 @@ impl Choice {
                 return Ok(None);
             }
             Output::Token { .. } | Output::PromptLogprobs(_) if self.stopped.is_some() => return Ok(None),
-            Output::PromptLogprobs(_) => return Ok(None),
-            Output::Token { token, logprobs: _ } => self.token(token),
+            Output::PromptLogprobs(told) => {
+                self.prompt_logprobs.extend(told);
+                return Ok(None);
+            }
+            Output::Token { token, logprobs } => self.token(token, logprobs),
             Output::Finished(finished) => self.finish(finished)?,
         };
         self.ended = piece.end.is_some();
@@ -166,6 +179,7 @@ impl Choice {
             interval => {
                 self.held.text.push_str(&piece.text);
                 self.held.tokens.extend(piece.tokens);
+                self.held.logprobs.extend(piece.logprobs);
                 self.held.end = piece.end;
                 if !self.ended && self.generated > 1 && !self.generated.is_multiple_of(interval) {
                     return None;
@@ -173,11 +187,12 @@ impl Choice {
                 std::mem::take(&mut self.held)
             }
         };
-        let says_something = !piece.text.is_empty() || piece.end.is_some() || !piece.tokens.is_empty();
+        let says_something =
+            !piece.text.is_empty() || piece.end.is_some() || !piece.tokens.is_empty() || !piece.logprobs.is_empty();
         says_something.then_some(piece)
     }
 
-    fn token(&mut self, token: u32) -> Piece {
+    fn token(&mut self, token: u32, logprobs: Option<Logprobs>) -> Piece {
         if self.generated == 0 {
             // The prompt is computed.
             self.in_flight.done(u64::MAX);
@@ -192,11 +207,19 @@ impl Choice {
         if self.plan.shape.token_ids {
             piece.tokens.push(token);
         }
+        if self.plan.logprobs.generated.is_some() {
+            piece.logprobs.extend(logprobs.map(|logprobs| (token, logprobs)));
+        }
         let ends_sequence = self.plan.eos.contains(&token) || self.plan.stop_ids.contains(&token);
         if ends_sequence && !self.plan.include_stop {
             return piece;
         }
-        let step = self.stops.push(self.detokenizer.push(token));
+        let text = self.detokenizer.push(token);
+        // As vLLM: a stop string may end only behind the fewest tokens.
+        let step = match self.generated > self.plan.min_tokens() {
+            true => self.stops.push(text),
+            false => self.stops.push_unarmed(text),
+        };
         piece.text = step.text;
         if let Some(index) = step.stop {
             let stop = Value::from(self.plan.stops[index].as_str());
@@ -233,7 +256,7 @@ impl Choice {
             Some(index) => end = End::stop(Some(Value::from(self.plan.stops[index].as_str())), end.kv_transfer),
             None => text.push_str(&self.stops.finish()),
         }
-        Ok(Piece { text, tokens: Vec::new(), end: Some(end) })
+        Ok(Piece { text, end: Some(end), ..Piece::default() })
     }
 
     /// Where the choice's time went.

@@ -51,14 +51,21 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
             .zip(&generation.choices)
             .for_each(|(grown, choice)| grown.text.insert_str(0, echoed(plan, choice.prompt())));
     }
+    let speller = head.speller(plan);
+    let told = |choice: &super::choice::Choice| plan.logprobs.prompt.then(|| speller.prompt(choice.prompt_logprobs()));
+    let prompts: Vec<_> = (0..generation.choices.len() as u32).map(|index| told(generation.first_of(index))).collect();
     let choices = (0..).zip(&grown).zip(&generation.choices).map(|((index, grown), choice)| CompletionChoice {
         index,
         text: &grown.text,
-        logprobs: None,
+        logprobs: plan.logprobs.generated.map(|shown| {
+            let prompt = if plan.shape.echo { prompt_told(generation, index) } else { Vec::new() };
+            let told = prompt.into_iter().chain(grown.logprobs.iter().map(|(token, logprobs)| (*token, Some(logprobs))));
+            speller.completion(told, shown, &mut 0)
+        }),
         finish_reason: grown.finish_reason(),
         stop_reason: grown.stop_reason(),
         token_ids: ids(&grown.token_ids[..]),
-        prompt_logprobs: None,
+        prompt_logprobs: prompts[index as usize].as_ref(),
         prompt_token_ids: ids(&choice.prompt().ids),
         routed_experts: (),
         weight_versions: (),
@@ -79,6 +86,13 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
     json(StatusCode::OK, &body)
 }
 
+/// The prompt's tokens with what was told of them, for an answer that echoes them.
+fn prompt_told(generation: &Generation, index: u32) -> Vec<(u32, Option<&engine::request::Logprobs>)> {
+    let first = generation.first_of(index);
+    let told = std::iter::once(None).chain(first.prompt_logprobs().iter().map(Some));
+    first.prompt().ids.iter().copied().zip(told).collect()
+}
+
 /// What of the prompt stands before the text; as in vLLM nothing where ids are shown.
 fn echoed<'a>(plan: &Plan, prompt: &'a super::prompt::Prompt) -> &'a str {
     prompt.text.as_deref().filter(|_| plan.shape.echo && !plan.shape.token_ids).unwrap_or_default()
@@ -89,11 +103,13 @@ pub struct CompletionEvents {
     plan: Arc<Plan>,
     /// Choices whose first chunk was written, in ascending order.
     begun: Vec<u32>,
+    /// Characters of the tokens whose log probabilities were told, by choice.
+    offsets: Vec<usize>,
 }
 
 impl CompletionEvents {
     pub fn new(head: Head, plan: Arc<Plan>) -> Self {
-        Self { head, plan, begun: Vec::new() }
+        Self { head, plan, begun: Vec::new(), offsets: Vec::new() }
     }
 
     fn chunk(
@@ -130,11 +146,17 @@ impl Events for CompletionEvents {
         if begins && shape.echo {
             text.insert_str(0, echoed(&self.plan, choice.prompt()));
         }
+        let logprobs = self.plan.logprobs.generated.filter(|_| begins && shape.echo || !piece.logprobs.is_empty()).map(|shown| {
+            let prompt = if begins && shape.echo { prompt_told(generation, index) } else { Vec::new() };
+            let told = prompt.into_iter().chain(piece.logprobs.iter().map(|(token, logprobs)| (*token, Some(logprobs))));
+            self.offsets.resize(generation.choices.len(), 0);
+            self.head.speller(&self.plan).completion(told, shown, &mut self.offsets[index as usize])
+        });
         let end = piece.end.as_ref();
         let chunk = CompletionChunkChoice {
             index,
             text: &text,
-            logprobs: None,
+            logprobs,
             finish_reason: end.map(|end| end.finish_reason),
             stop_reason: end.and_then(|end| end.stop_reason.as_ref()),
             token_ids: shape.token_ids.then_some(&piece.tokens),

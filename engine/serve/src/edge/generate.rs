@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use engine_text::Text;
 use http::HeaderMap;
 use proto::openai::Request;
 use proto::state::REPLICA_HEADER;
 
 use super::answer::ApiError;
 use super::generation::{Generation, Indexed, gone};
+use super::logprobs::Speller;
 use super::plan::{Endpoint, ModelFacts, Plan};
 use super::prompt::{self, Prompts};
 use super::request_id::answer_id;
 use crate::edge::app::App;
 use crate::edge::rank;
+
+const PRIORITY_HEADER: &str = "x-vllm-priority";
 
 /// What stands in the head of every answer and chunk.
 pub struct Head {
@@ -22,10 +26,18 @@ pub struct Head {
     pub created: u64,
     pub model: Arc<str>,
     pub fingerprint: Arc<str>,
+    /// Spells tokens.
+    pub text: Text,
     /// Who speaks in a chat's answer.
     pub role: String,
     /// Chat with `echo`: what the last message said, if it was the same speaker's.
     pub spoken: String,
+}
+
+impl Head {
+    pub fn speller(&self, plan: &Plan) -> Speller<'_> {
+        Speller { text: &self.text, shape: plan.logprobs }
+    }
 }
 
 /// An answer that has begun.
@@ -36,13 +48,17 @@ pub struct Begun {
 }
 
 /// Takes a request from its parsed body to the engine's queue.
-pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: Request, arrived: Instant) -> Result<Begun, ApiError> {
+pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, mut request: Request, arrived: Instant) -> Result<Begun, ApiError> {
     let model = app.named(request.model.as_deref())?;
     let ready = app.ready()?;
     rank::check(app, headers)?;
     let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
+    // As vLLM: a router's word on the priority is the last, where it is a number.
+    let said = headers.get(PRIORITY_HEADER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    request.priority = said.or(request.priority);
     let limits = ready.handle.limits();
     let facts = ModelFacts {
+        text: &ready.text,
         generation: &app.generation,
         vocabulary: limits.capacity.vocabulary,
         stop_ids_max: limits.config.stop_ids_max,
@@ -54,7 +70,8 @@ pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: Reques
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
     let generation = Generation::submit(app, ready, &plan, prompts, replica.as_ref(), arrived)?;
     let fingerprint = Arc::clone(&app.fingerprint);
-    let head = Head { id, created: unix_s(), model, fingerprint, role, spoken };
+    let text = ready.text.clone();
+    let head = Head { id, created: unix_s(), model, fingerprint, text, role, spoken };
     Ok(Begun { head, plan, generation })
 }
 

@@ -66,7 +66,12 @@ impl Generation {
         let n = plan.n;
         let limits = ready.handle.limits();
         let shares = |prompt: &Prompt| {
-            n > 1 && limits.config.prefix_caching && prompt.ids.len() > limits.capacity.block_tokens && plan.kv_transfer.is_none()
+            // The log probabilities of a prompt are told once, by its first choice.
+            n > 1 && plan.tells_prompt()
+                || n > 1
+                    && limits.config.prefix_caching
+                    && prompt.ids.len() > limits.capacity.block_tokens
+                    && plan.kv_transfer.is_none()
         };
         let ahead = prompts.iter().map(shares).collect();
         let mut choices = Vec::with_capacity(prompts.len() * n as usize);
@@ -143,7 +148,7 @@ impl Generation {
         let request = NewRequest {
             extra: plan.extra.clone(),
             sampling,
-            extras: None,
+            extras: if index.is_multiple_of(door.n) { plan.extras.clone() } else { plan.extras_without_prompt() },
             mask: None,
             finish: plan.finish(prompt.len(), door.handle.limits().length_max),
             prompt,
@@ -209,6 +214,11 @@ impl Generation {
             (first + 1..first + n).try_for_each(|index| self.submit_choice(index, sender.clone()))?;
         }
         Ok(())
+    }
+
+    /// The choice that speaks for the prompt of choice `index`.
+    pub fn first_of(&self, index: u32) -> &Choice {
+        &self.choices[(index / self.door.n * self.door.n) as usize]
     }
 
     pub fn ended(&self) -> bool {

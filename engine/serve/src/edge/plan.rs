@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use domain::ExtraKeys;
-use engine::request::{FinishRules, Sampling};
+use engine::request::{FinishRules, Sampling, SamplingExtras};
 use engine_assets::Generation;
+use engine_text::Text;
 use proto::openai::Request;
 
 use super::answer::ApiError;
@@ -13,10 +14,12 @@ use super::refuse;
 use crate::config::AnswerOptions;
 
 mod ending;
+mod extras;
 mod input;
 mod sampling;
 mod shape;
 
+pub use extras::{LogprobShape, Shown};
 pub use shape::Shape;
 
 /// Most choices of one request: prompts times n.
@@ -37,6 +40,14 @@ impl Endpoint {
         }
     }
 
+    /// The parameter that says how many log probabilities are wanted.
+    pub fn logprobs_param(self) -> &'static str {
+        match self {
+            Self::Chat => "top_logprobs",
+            Self::Completion => "logprobs",
+        }
+    }
+
     /// The parameter that holds the prompt.
     pub fn prompt_param(self) -> &'static str {
         match self {
@@ -47,8 +58,9 @@ impl Endpoint {
 }
 
 /// What the model brings to a plan.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ModelFacts<'a> {
+    pub text: &'a Text,
     pub generation: &'a Generation,
     pub vocabulary: usize,
     pub stop_ids_max: usize,
@@ -66,6 +78,9 @@ pub struct Plan {
     pub sampling: Sampling,
     /// Whether the client gave the seed.
     pub seeded: bool,
+    /// `None`: nothing beyond [`Self::sampling`].
+    pub extras: Option<Arc<SamplingExtras>>,
+    pub logprobs: LogprobShape,
     /// `None`: whatever the context leaves.
     pub tokens_max: Option<u32>,
     pub eos: Vec<u32>,
@@ -89,11 +104,14 @@ impl Plan {
         input::check(endpoint, request)?;
         let eos = if request.ignore_eos.unwrap_or(false) { Vec::new() } else { model.generation.eos.clone() };
         let sampling = sampling::sampling(request, model.generation)?;
+        let (extras, logprobs) = extras::extras(endpoint, request, model)?;
         Ok(Self {
             endpoint,
             n: choices(request, &sampling)?,
             sampling,
             seeded: request.seed.is_some(),
+            extras: (!extras.is_empty()).then(|| Arc::new(extras)),
+            logprobs,
             tokens_max: ending::tokens_max(endpoint, request, model.generation)?,
             eos,
             stop_ids: ending::stop_ids(request, model)?,
@@ -106,6 +124,25 @@ impl Plan {
             kv_transfer: request.kv_transfer_params.as_ref().map(|params| params.to_string().into()),
             shape: Shape::new(endpoint, request, &model.answers)?,
         })
+    }
+
+    /// Tokens before which nothing but the length ends the answer.
+    pub fn min_tokens(&self) -> u32 {
+        self.extras.as_ref().map_or(0, |extras| extras.min_tokens)
+    }
+
+    /// Whether log probabilities of the prompt are computed.
+    pub fn tells_prompt(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.prompt_logprobs.is_some())
+    }
+
+    /// The extras of a choice whose prompt another one tells of.
+    pub fn extras_without_prompt(&self) -> Option<Arc<SamplingExtras>> {
+        let extras = self.extras.as_ref()?;
+        match extras.prompt_logprobs {
+            None => Some(Arc::clone(extras)),
+            Some(_) => Some(Arc::new(SamplingExtras { prompt_logprobs: None, ..SamplingExtras::clone(extras) })),
+        }
     }
 
     /// When a request with this many prompt tokens ends, in a context of `length_max`.

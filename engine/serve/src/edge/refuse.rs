@@ -1,5 +1,5 @@
-//! Parameters of vLLM that change the answer and that this engine does not serve yet. A value that changes nothing passes; any other
-//! is a 400 that names the parameter, because an answer that silently ignores it is a wrong answer.
+//! Parameters of vLLM that change the answer and that this engine does not serve. A value that changes nothing passes; any other is a
+//! 400 that names the parameter, because an answer that silently ignores it is a wrong answer.
 
 use proto::openai::Request;
 use serde_json::Value;
@@ -7,72 +7,40 @@ use serde_json::Value;
 use super::answer::ApiError;
 
 /// The table: parameter, and whether its value asks for something.
-fn asked(request: &Request) -> [(&'static str, bool); 27] {
-    let Request {
-        logprobs,
-        top_logprobs,
-        prompt_logprobs,
-        logprob_token_ids,
-        frequency_penalty,
-        presence_penalty,
-        repetition_penalty,
-        length_penalty,
-        min_p,
-        min_tokens,
-        logit_bias,
-        allowed_token_ids,
-        bad_words,
-        response_format,
-        structured_outputs,
-        use_beam_search,
-        best_of,
-        suffix,
-        prompt_embeds,
-        return_tokens_as_token_ids,
-        thinking_token_budget,
-        repetition_detection,
-        mm_processor_kwargs,
-        ec_transfer_params,
-        media_io_kwargs,
-        watermarking,
-        tool_choice,
-        ..
-    } = request;
-    [
-        ("logprobs", logprobs.as_ref().is_some_and(|value| *value != Value::Bool(false))),
-        ("top_logprobs", top_logprobs.is_some_and(|number| number != 0)),
-        ("prompt_logprobs", prompt_logprobs.is_some()),
-        ("logprob_token_ids", logprob_token_ids.as_ref().is_some_and(|ids| !ids.is_empty())),
-        ("frequency_penalty", frequency_penalty.is_some_and(|penalty| penalty != 0.0)),
-        ("presence_penalty", presence_penalty.is_some_and(|penalty| penalty != 0.0)),
-        ("repetition_penalty", repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
-        ("length_penalty", length_penalty.is_some_and(|penalty| penalty != 1.0)),
-        ("min_p", min_p.is_some_and(|min| min != 0.0)),
-        ("min_tokens", min_tokens.is_some_and(|min| min != 0)),
-        ("logit_bias", logit_bias.as_ref().is_some_and(|bias| !bias.is_empty())),
-        ("allowed_token_ids", allowed_token_ids.is_some()),
-        ("bad_words", bad_words.as_ref().is_some_and(|words| !words.is_empty())),
-        ("response_format", response_format.as_ref().is_some_and(|format| format["type"] != "text")),
-        ("structured_outputs", structured_outputs.is_some()),
-        ("use_beam_search", *use_beam_search == Some(true)),
-        ("best_of", best_of.is_some_and(|best_of| best_of != 1)),
-        ("suffix", suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
-        ("prompt_embeds", prompt_embeds.is_some()),
-        ("return_tokens_as_token_ids", *return_tokens_as_token_ids == Some(true)),
-        ("thinking_token_budget", thinking_token_budget.is_some()),
-        ("repetition_detection", repetition_detection.is_some()),
-        ("mm_processor_kwargs", mm_processor_kwargs.is_some()),
-        ("ec_transfer_params", ec_transfer_params.is_some()),
-        ("media_io_kwargs", media_io_kwargs.is_some()),
-        ("watermarking", *watermarking == Some(true)),
-        ("tool_choice", tool_choice.as_ref().is_some_and(|choice| !matches!(choice.as_str(), Some("none" | "auto")))),
-    ]
+pub const REFUSED: [(&str, fn(&Request) -> bool); 15] = [
+    ("response_format", |request| request.response_format.as_ref().is_some_and(|format| format["type"] != "text")),
+    ("structured_outputs", |request| request.structured_outputs.is_some()),
+    ("tool_choice", |request| {
+        request.tool_choice.as_ref().is_some_and(|choice| !matches!(choice.as_str(), Some("none" | "auto")))
+    }),
+    ("use_beam_search", |request| request.use_beam_search == Some(true)),
+    ("length_penalty", |request| request.length_penalty.is_some_and(|penalty| penalty != 1.0)),
+    ("best_of", |request| request.best_of.is_some_and(|best_of| best_of != 1)),
+    ("suffix", |request| request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
+    ("prompt_embeds", |request| request.prompt_embeds.as_ref().is_some_and(asks)),
+    ("thinking_token_budget", |request| request.thinking_token_budget.as_ref().is_some_and(asks)),
+    ("repetition_detection", |request| request.repetition_detection.as_ref().is_some_and(asks)),
+    ("mm_processor_kwargs", |request| request.mm_processor_kwargs.as_ref().is_some_and(asks)),
+    ("media_io_kwargs", |request| request.media_io_kwargs.as_ref().is_some_and(asks)),
+    ("ec_transfer_params", |request| request.ec_transfer_params.as_ref().is_some_and(asks)),
+    ("watermarking", |request| request.watermarking == Some(true)),
+    ("return_weight_versions", |request| request.return_weight_versions == Some(true)),
+];
+
+/// `null` and what is empty ask for nothing.
+fn asks(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    }
 }
 
 /// Refuses the first parameter of the table that asks for something.
 pub fn unserved(request: &Request) -> Result<(), ApiError> {
-    match asked(request).into_iter().find(|(_, asked)| *asked) {
+    match REFUSED.iter().find(|(_, asked)| asked(request)) {
         None => Ok(()),
-        Some((param, _)) => Err(ApiError::parameter(param, format!("This engine does not serve `{param}` yet; leave it out."))),
+        Some((param, _)) => Err(ApiError::parameter(param, format!("This engine does not serve `{param}`; leave it out."))),
     }
 }

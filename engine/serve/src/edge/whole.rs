@@ -3,12 +3,14 @@
 use super::answer::ApiError;
 use super::choice::End;
 use super::generation::{Generation, Indexed};
+use super::logprobs::Told;
 
 /// What became of one choice.
 #[derive(Default)]
 pub struct Grown {
     pub text: String,
     pub token_ids: Vec<u32>,
+    pub logprobs: Vec<Told>,
     pub end: Option<End>,
 }
 
@@ -35,6 +37,7 @@ pub async fn gather(generation: &mut Generation, first: Indexed) -> Result<Vec<G
         let grown = &mut grown[index as usize];
         grown.text.push_str(&piece.text);
         grown.token_ids.extend(piece.tokens);
+        grown.logprobs.extend(piece.logprobs);
         grown.end = grown.end.take().or(piece.end);
         next = generation.next().await;
     }

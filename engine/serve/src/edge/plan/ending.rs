@@ -11,7 +11,7 @@ const STOP_STRINGS_MAX: usize = 64;
 /// Longest stop string. The longest one's length of text is held back while streaming.
 const STOP_BYTES_MAX: usize = 1024;
 /// What completions generate when the client does not say, as OpenAI has it.
-const COMPLETION_TOKENS: u32 = 16;
+pub const COMPLETION_TOKENS: u32 = 16;
 
 pub fn tokens_max(endpoint: Endpoint, request: &Request, defaults: &Generation) -> Result<Option<u32>, ApiError> {
     let (param, asked) = match (endpoint, request.max_completion_tokens) {
@@ -28,20 +28,12 @@ pub fn tokens_max(endpoint: Endpoint, request: &Request, defaults: &Generation) 
 
 pub fn stop_ids(request: &Request, model: &ModelFacts<'_>) -> Result<Vec<u32>, ApiError> {
     let ids = request.stop_token_ids.as_deref().unwrap_or_default();
-    let (vocabulary, max) = (model.vocabulary, model.stop_ids_max);
+    let max = model.stop_ids_max;
     if ids.len() > max {
         let message = format!("`stop_token_ids` holds {} ids; at most {max} are possible.", ids.len());
         return Err(ApiError::parameter("stop_token_ids", message));
     }
-    let check = |(i, id): (usize, &i64)| match u32::try_from(*id) {
-        Ok(id) if (id as usize) < vocabulary => Ok(id),
-        _ => {
-            let message =
-                format!("`stop_token_ids[{i}]` is {id}; this model's token ids are 0 to {}.", vocabulary.saturating_sub(1));
-            Err(ApiError::parameter("stop_token_ids", message))
-        }
-    };
-    ids.iter().enumerate().map(check).collect()
+    super::extras::token_ids("stop_token_ids", ids, model)
 }
 
 pub fn stops(request: &Request) -> Result<Vec<String>, ApiError> {

@@ -28,6 +28,10 @@ pub fn sampling(request: &Request, defaults: &Generation) -> Result<Sampling, Ap
             return Err(ApiError::parameter("top_k", format!("`top_k` is {k}; it must be 0 or -1 (keep all), or at least 1.")));
         }
     };
+    let min_p = request.min_p.map(|value| value as f32).or(defaults.min_p).unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&min_p) {
+        return Err(ApiError::parameter("min_p", format!("`min_p` is {min_p}; it must be 0 to 1.")));
+    }
     let seed = request.seed.map_or(0, |seed| seed as u64);
-    Ok(Sampling { temperature, top_k, top_p, min_p: 0.0, seed })
+    Ok(Sampling { temperature, top_k, top_p, min_p, seed })
 }

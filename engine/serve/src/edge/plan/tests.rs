@@ -7,7 +7,10 @@ use super::*;
 fn plan(endpoint: Endpoint, body: Value) -> Result<Plan, ApiError> {
     let generation = Generation { eos: vec![2], temperature: Some(0.6), top_p: Some(0.9), ..Generation::default() };
     let answers = AnswerOptions::default();
-    let model = ModelFacts { generation: &generation, vocabulary: 320, stop_ids_max: 4, length_max: 512, answers };
+    let scripted = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/scripted/model.gguf");
+    let assets = engine_assets::open(std::path::Path::new(scripted)).expect("a good model");
+    let text = &Text::new(&assets.text).expect("a good tokenizer");
+    let model = ModelFacts { text, generation: &generation, vocabulary: 320, stop_ids_max: 4, length_max: 512, answers };
     let mut request: Request = proto::openai::read(body.to_string().as_bytes())?;
     match endpoint {
         Endpoint::Chat => request.messages = request.messages.or(Some(vec![json!({"role": "user", "content": "a"})])),
@@ -51,23 +54,39 @@ fn every_refusal_names_its_parameter() {
         ("truncate_prompt_tokens", vec![json!(-2), json!(0), json!(513), json!(i64::MAX)]),
         ("truncation_side", vec![json!("middle")]),
         ("stream_interval", vec![json!(0)]),
-        ("logprobs", vec![json!(0), json!(5), json!(true)]),
-        ("logit_bias", vec![json!({"99999": 5}), json!({"AI": -100})]),
-        ("allowed_token_ids", vec![json!([])]),
-        ("min_tokens", vec![json!(5)]),
-        ("min_p", vec![json!(0.1)]),
-        ("frequency_penalty", vec![json!(0.5)]),
-        ("presence_penalty", vec![json!(-0.5)]),
-        ("repetition_penalty", vec![json!(1.1)]),
+        ("logprobs", vec![json!(21), json!(-2), json!(true), json!("5"), json!(-1)]),
+        ("logprob_token_ids", vec![json!([1]), json!([320]), json!([-1])]),
+        ("logit_bias", vec![json!({"99999": 5}), json!({"AI": -100}), json!({"-1": 1}), json!({"5": "much"}), json!([5])]),
+        ("allowed_token_ids", vec![json!([]), json!([320]), json!([-1])]),
+        ("bad_words", vec![json!([""]), json!(["  "]), json!(vec!["a"; 513]), json!("a")]),
+        ("min_tokens", vec![json!(-1), json!(17179869184i64)]),
+        ("min_p", vec![json!(-0.1), json!(1.1)]),
+        ("frequency_penalty", vec![json!(2.1), json!(-2.1)]),
+        ("presence_penalty", vec![json!(2.1), json!(-2.1)]),
+        ("repetition_penalty", vec![json!(0), json!(-1), json!(1e300)]),
+        ("use_beam_search", vec![json!(true)]),
+        ("best_of", vec![json!(2)]),
+        ("suffix", vec![json!("end")]),
+        ("prompt_embeds", vec![json!("AAAA")]),
+        ("mm_processor_kwargs", vec![json!({"a": 1})]),
         ("response_format", vec![json!({"type": "json_object"})]),
         ("structured_outputs", vec![json!({"regex": "a"})]),
-        ("prompt_logprobs", vec![json!(0)]),
+        ("prompt_logprobs", vec![json!(21), json!(-2), json!("1")]),
         ("tool_choice", vec![json!("required"), json!({"type": "function"})]),
     ] {
         for value in values {
             check(json!({ param: value }), param);
         }
     }
+}
+
+#[test]
+fn bad_words_are_said_with_and_without_a_space() {
+    let plan = plan(Endpoint::Chat, json!({"bad_words": ["ab"], "logit_bias": {"7": 200, "3": -1}, "min_tokens": 2}));
+    let extras = plan.expect("nothing wrong").extras.expect("something is asked");
+    // Bytes are tokens: behind a space, a word has one more, and is no other word.
+    assert_eq!(extras.bad_words, [vec![97, 98]]);
+    assert_eq!((&extras.logit_bias[..], extras.min_tokens), (&[(3, -1.0), (7, 100.0)][..], 2));
 }
 
 #[test]

@@ -58,7 +58,14 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
     (body["prompt"], body["stream"]) = (json!("a"), json!(true));
     let request = proto::openai::read(body.to_string().as_bytes()).expect("a good body");
     let answers = AnswerOptions::default();
-    let facts = ModelFacts { generation: &Defaults::default(), vocabulary: 320, stop_ids_max: 4, length_max: 64, answers };
+    let facts = ModelFacts {
+        text: &ready.text,
+        generation: &Defaults::default(),
+        vocabulary: 320,
+        stop_ids_max: 4,
+        length_max: 64,
+        answers,
+    };
     let plan = Arc::new(Plan::new(Endpoint::Completion, &request, &facts).expect("a good request"));
     let (sender, receiver) = mpsc::unbounded_channel();
     outputs.into_iter().for_each(|output| sender.send((0, output)).expect("it is open"));
@@ -76,6 +83,7 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
         created: 0,
         model: "m".into(),
         fingerprint: "f".into(),
+        text: ready.text.clone(),
         role: String::new(),
         spoken: String::new(),
     };
