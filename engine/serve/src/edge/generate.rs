@@ -48,7 +48,13 @@ pub struct Begun {
 }
 
 /// Takes a request from its parsed body to the engine's queue.
-pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, mut request: Request, arrived: Instant) -> Result<Begun, ApiError> {
+pub fn begin(
+    app: &App,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    mut request: Request,
+    arrived: Instant,
+) -> Result<Begun, ApiError> {
     let model = app.named(request.model.as_deref())?;
     let ready = app.ready()?;
     rank::check(app, headers)?;

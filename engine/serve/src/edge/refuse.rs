@@ -6,8 +6,11 @@ use serde_json::Value;
 
 use super::answer::ApiError;
 
+/// Whether a request asks for something by a parameter.
+type Asked = fn(&Request) -> bool;
+
 /// The table: parameter, and whether its value asks for something.
-pub const REFUSED: [(&str, fn(&Request) -> bool); 15] = [
+pub const REFUSED: [(&str, Asked); 15] = [
     ("response_format", |request| request.response_format.as_ref().is_some_and(|format| format["type"] != "text")),
     ("structured_outputs", |request| request.structured_outputs.is_some()),
     ("tool_choice", |request| {
