@@ -47,6 +47,24 @@ pub struct NewRequest {
     pub sink: Box<dyn Sink>,
 }
 
+impl NewRequest {
+    /// A request that asks for nothing beyond these.
+    pub fn new(prompt: Arc<[u32]>, sampling: Sampling, finish: FinishRules, arrived: Instant, sink: Box<dyn Sink>) -> Self {
+        Self {
+            prompt,
+            extra: ExtraKeys::default(),
+            sampling,
+            extras: None,
+            mask: None,
+            finish,
+            kv_transfer: None,
+            remote_kv: false,
+            arrived,
+            sink,
+        }
+    }
+}
+
 /// How the next token is chosen. Matches vLLM 0.33: a temperature below 1e-5 is greedy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
