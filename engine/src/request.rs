@@ -59,6 +59,7 @@ impl NewRequest {
             finish,
             kv_transfer: None,
             remote_kv: false,
+            priority: 0,
             arrived,
             sink,
         }

@@ -16,6 +16,8 @@ pub(super) struct Chooser {
     maxima: Vec<f32>,
     sums: Vec<f64>,
     sorted_maxima: Vec<f32>,
+    /// Weight of the logits in each stretch below the largest.
+    stretches: Vec<f64>,
     candidates: Vec<Candidate>,
 }
 
@@ -25,8 +27,11 @@ struct Candidate {
     token: u32,
 }
 
-/// First guess at how many tokens reach `top_p`; grown until it holds.
-const NUCLEUS_TOKENS: usize = 64;
+/// Guesses at how many tokens reach `top_p`. Behind the last, weights are added up by stretches of logits, and only one stretch is sorted.
+const NUCLEUS_TOKENS: [usize; 2] = [64, 1024];
+/// Stretches per temperature, and how many of them hold all that weighs anything.
+const STRETCHES: usize = 32;
+const STRETCHES_MAX: usize = 88 * STRETCHES;
 
 impl Chooser {
     /// The token that `sampling` chooses from `logits`, one per token of the vocabulary, as the request's output token `index`. Greedy
@@ -126,16 +131,44 @@ impl Chooser {
 
     /// As [`nucleus`](Self::nucleus), of all tokens, as many of which become candidates as it takes.
     fn nucleus_of_all(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> usize {
-        let mut count = NUCLEUS_TOKENS;
-        loop {
+        for count in NUCLEUS_TOKENS {
             self.gather(logits, count, f32::NEG_INFINITY);
             self.candidates.sort_unstable_by(by_rank);
-            match self.nucleus(weigh, wanted) {
-                Some(enough) => return enough,
-                None if self.candidates.len() == logits.len() => return self.candidates.len(),
-                None => count *= 8,
+            if let Some(enough) = self.nucleus(weigh, wanted) {
+                return enough;
+            }
+            if self.candidates.len() == logits.len() {
+                return self.candidates.len();
             }
         }
+        self.large_nucleus(logits, weigh, wanted)
+    }
+
+    /// As [`nucleus_of_all`](Self::nucleus_of_all), of many tokens: those of the likely stretches stay in order of ids.
+    fn large_nucleus(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> usize {
+        let stretch = |logit: f32| (((weigh.max - logit) * weigh.inverse * STRETCHES as f32) as usize).min(STRETCHES_MAX);
+        self.stretches.clear();
+        self.stretches.resize(STRETCHES_MAX + 1, 0.0);
+        logits.iter().for_each(|&logit| self.stretches[stretch(logit)] += f64::from(weigh.weight(logit)));
+        let mut before = 0.0;
+        let last = self.stretches.iter().position(|&weight| {
+            let reaches = before + weight >= wanted;
+            before += if reaches { 0.0 } else { weight };
+            reaches
+        });
+        let last = last.unwrap_or(STRETCHES_MAX);
+        self.candidates.clear();
+        let tokens = (0..).zip(logits).map(|(token, &logit)| Candidate { logit, token });
+        self.candidates.extend(tokens.clone().filter(|candidate| stretch(candidate.logit) < last));
+        let sure = self.candidates.len();
+        self.candidates.extend(tokens.filter(|candidate| stretch(candidate.logit) == last));
+        self.candidates[sure..].sort_unstable_by(by_rank);
+        let mut reached = before;
+        let enough = self.candidates[sure..].iter().position(|candidate| {
+            reached += f64::from(weigh.weight(candidate.logit));
+            reached >= wanted
+        });
+        enough.map_or(self.candidates.len(), |enough| sure + enough + 1)
     }
 
     /// The largest logit, and the logarithm of the sum of all exponentials.

@@ -136,7 +136,7 @@ fn partial_selection_chooses_as_a_full_sort_does() {
     let mut sampler = Sampler::new();
     for case in 0..600u32 {
         let [a, b, c, d] = philox4x32_10([case, 1, 0, 0], [5, 6]);
-        let vocabulary = 1 + a as usize % 5000;
+        let vocabulary = 1 + a as usize % 1500;
         // A coarse grid makes ties.
         let logit = |token| (philox4x32_10([token, case, 2, 0], [7, 8])[0] % 997) as f32 / 100.0;
         let logits: Vec<f32> = (0..vocabulary as u32).map(logit).collect();
@@ -230,6 +230,36 @@ fn log_probabilities_are_of_the_logits_as_they_came() {
         assert_eq!(told(extras.clone(), sampling), [(2, 0.2), (1, 0.4), (3, 0.3)]);
         let named = SamplingExtras { logprob_token_ids: vec![0, 2], ..extras.clone() };
         assert_eq!(told(named, sampling), [(2, 0.2), (0, 0.1), (2, 0.2)], "instead of the most likely");
+    }
+}
+
+/// A nucleus of more tokens than are sorted: no token outside it, and every thousandth of the draw where a plain reading has it, whatever
+/// the order in which the likely tokens are walked.
+#[test]
+fn a_large_nucleus_is_the_same_set() {
+    let logits: Vec<f32> =
+        (0..20_000u32).map(|token| (philox4x32_10([token, 0, 0, 0], [1, 2])[0] >> 16) as f32 / 16384.0).collect();
+    for top_p in [0.3, 0.9, 0.999] {
+        let sampling = sampling(1.5, 0, top_p, 5);
+        let nucleus: std::collections::HashSet<u32> = plainly(&logits, &sampling).iter().map(|(token, ..)| *token).collect();
+        assert!(nucleus.len() > 2000 && nucleus.len() < logits.len());
+        let least = nucleus.iter().map(|&token| logits[token as usize]).fold(f32::MAX, f32::min);
+        let mut sampler = Sampler::new();
+        let mut near_the_edge = 0;
+        for index in 0..500 {
+            let token = choose(&mut sampler, &logits, &sampling, index).expect("the logits are numbers");
+            assert!(nucleus.contains(&token), "{token} at {top_p}");
+            near_the_edge += u32::from(logits[token as usize] < least + 0.05);
+        }
+        // Weights of the least likely twentieth of a logit, against what was drawn: five standard deviations.
+        let weight = |token: u32| (f64::from(logits[token as usize]) / 1.5).exp();
+        let all: f64 = nucleus.iter().map(|&token| weight(token)).sum();
+        let edge: f64 = nucleus.iter().filter(|&&token| logits[token as usize] < least + 0.05).map(|&token| weight(token)).sum();
+        let expected = 500.0 * edge / all;
+        assert!(
+            (f64::from(near_the_edge) - expected).abs() < 5.0 * expected.sqrt() + 1.0,
+            "{near_the_edge} for {expected} at {top_p}"
+        );
     }
 }
 
