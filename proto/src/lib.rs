@@ -3,6 +3,7 @@
 //! No logic. Only the `edge` modules of the daemon, the scheduler and the engine's edge use what is here.
 #![forbid(unsafe_code)]
 
+pub mod anthropic;
 pub mod convert;
 pub mod limit;
 pub mod openai;

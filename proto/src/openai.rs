@@ -26,7 +26,7 @@ pub use output::{
     CompletionTokensDetails, Delta, FunctionCall, FunctionDelta, Message, PromptTokensDetails, RequestMetrics, ToolCall,
     ToolCallDelta, Usage,
 };
-pub use request::{Request, StreamOptions};
+pub use request::{GenerateRequest, Request, StreamOptions};
 pub use tokens::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest};
 
 /// Value of `object` in a [`ChatCompletion`], a [`ChatChunk`] and a [`Completion`], streamed or not.

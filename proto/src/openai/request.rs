@@ -116,3 +116,24 @@ pub struct StreamOptions {
     /// With `include_usage`: every chunk carries the usage so far.
     pub continuous_usage_stats: Option<bool>,
 }
+
+/// `POST /inference/v1/generate` of vLLM 0.33.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GenerateRequest {
+    pub request_id: Option<String>,
+    pub token_ids: Option<Vec<i64>>,
+    /// The keys of a completion's own parameters.
+    pub sampling_params: Option<Map<String, Value>>,
+    pub model: Option<String>,
+    pub stream: Option<bool>,
+    pub stream_options: Option<StreamOptions>,
+    pub return_token_ids: Option<bool>,
+    pub output_mode: Option<String>,
+    pub cache_salt: Option<String>,
+    pub priority: Option<i64>,
+    pub kv_transfer_params: Option<Value>,
+    pub ec_transfer_params: Option<Value>,
+    pub features: Option<Value>,
+    pub content_parts: Option<Value>,
+}

@@ -14,7 +14,7 @@ use super::logprobs::Speller;
 use super::plan::{Endpoint, ModelFacts, Plan};
 use super::prompt::{self, Prompts};
 use super::request_id::answer_id;
-use crate::edge::app::App;
+use crate::edge::app::{App, Ready};
 use crate::edge::rank;
 
 const PRIORITY_HEADER: &str = "x-vllm-priority";
@@ -47,18 +47,15 @@ pub struct Begun {
     pub generation: Generation,
 }
 
-/// Takes a request from its parsed body to the engine's queue.
-pub fn begin(
-    app: &App,
+/// Checks a request and makes ids of its prompts.
+pub fn planned<'a>(
+    app: &'a App,
     endpoint: Endpoint,
     headers: &HeaderMap,
     mut request: Request,
-    arrived: Instant,
-) -> Result<Begun, ApiError> {
-    let model = app.named(request.model.as_deref())?;
+) -> Result<(&'a Ready, Arc<Plan>, Prompts), ApiError> {
     let ready = app.ready()?;
     rank::check(app, headers)?;
-    let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
     // As vLLM: a router's word on the priority is the last, where it is a number.
     let said = headers.get(PRIORITY_HEADER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     request.priority = said.or(request.priority);
@@ -72,7 +69,16 @@ pub fn begin(
         answers: app.answers,
     };
     let plan = Arc::new(Plan::new(endpoint, &request, &facts)?);
-    let Prompts { prompts, role, spoken } = prompt::of_request(&ready.text, endpoint, request, &plan, limits.length_max)?;
+    let prompts = prompt::of_request(&ready.text, endpoint, request, &plan, limits.length_max)?;
+    Ok((ready, plan, prompts))
+}
+
+/// Takes a request from its parsed body to the engine's queue.
+pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: Request, arrived: Instant) -> Result<Begun, ApiError> {
+    let model = app.named(request.model.as_deref())?;
+    app.ready()?;
+    let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
+    let (ready, plan, Prompts { prompts, role, spoken }) = planned(app, endpoint, headers, request)?;
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
     let generation = Generation::submit(app, ready, &plan, prompts, replica.as_ref(), arrived)?;
     let fingerprint = Arc::clone(&app.fingerprint);

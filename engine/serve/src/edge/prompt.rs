@@ -28,6 +28,19 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    fn of(request: Request) -> Self {
+        Self {
+            messages: request.messages.unwrap_or_default(),
+            tools: request.tools.unwrap_or_default(),
+            documents: request.documents.unwrap_or_default(),
+            add_generation_prompt: request.add_generation_prompt,
+            continue_final_message: request.continue_final_message,
+            template: request.chat_template,
+            kwargs: request.chat_template_kwargs,
+            add_special_tokens: request.add_special_tokens,
+        }
+    }
+
     /// The rendered conversation and its ids.
     fn tokens(&self, text: &Text) -> Result<(String, Vec<u32>), TextError> {
         let continues = self.continue_final_message.unwrap_or(false);
@@ -110,7 +123,7 @@ impl Truncation {
 pub fn of_request(
     text: &Text,
     endpoint: Endpoint,
-    request: Request,
+    mut request: Request,
     plan: &Plan,
     length_max: usize,
 ) -> Result<Prompts, ApiError> {
@@ -120,7 +133,7 @@ pub fn of_request(
         }
         Prompt { ids: ids.into(), text: read.filter(|_| plan.shape.prompt_text).map(Into::into) }
     };
-    let prompts = match (endpoint, request.prompt) {
+    let prompts = match (endpoint, request.prompt.take()) {
         (Endpoint::Completion, Some(Input::Ids(prompts))) => {
             let shown = |ids: &[u32]| match plan.shape.prompt_text {
                 true => text.decode(ids, plan.skip_special_tokens).map(Some),
@@ -136,16 +149,7 @@ pub fn of_request(
                 .collect::<Result<_, _>>()
         }
         _ => {
-            let conversation = Conversation {
-                messages: request.messages.unwrap_or_default(),
-                tools: request.tools.unwrap_or_default(),
-                documents: request.documents.unwrap_or_default(),
-                add_generation_prompt: request.add_generation_prompt,
-                continue_final_message: request.continue_final_message,
-                template: request.chat_template,
-                kwargs: request.chat_template_kwargs,
-                add_special_tokens: request.add_special_tokens,
-            };
+            let conversation = Conversation::of(request);
             let (rendered, ids) = conversation.tokens(text).map_err(text_error)?;
             let prompts = vec![finish(ids, Some(rendered))];
             let role = conversation.role().to_owned();
@@ -154,6 +158,11 @@ pub fn of_request(
         }
     };
     Ok(Prompts { prompts: prompts.map_err(text_error)?, role: String::new(), spoken: String::new() })
+}
+
+/// A chat, rendered and as ids.
+pub fn of_chat(text: &Text, request: Request) -> Result<(String, Vec<u32>), ApiError> {
+    Conversation::of(request).tokens(text).map_err(text_error)
 }
 
 /// The token ids that `/tokenize` asks for.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt;
 
-use super::{admin, blocks, chat, completion, probe, request_id, server_info, state, tokens, work};
+use super::{admin, blocks, chat, completion, inference, messages, probe, render, request_id, server_info, state, tokens, work};
 use crate::edge::app::App;
 
 pub fn router(app: Arc<App>) -> Router {
@@ -21,9 +21,15 @@ pub fn router(app: Arc<App>) -> Router {
         // --- generation
         .route("/v1/chat/completions", post(chat::answer))
         .route("/v1/completions", post(completion::answer))
+        .route("/v1/messages", post(messages::answer))
+        .route("/inference/v1/generate", post(inference::answer))
         // --- token ids
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/v1/chat/completions/render", post(render::chat))
+        .route("/v1/completions/render", post(render::completion))
+        .route("/v1/messages/render", post(render::message))
         // --- who this engine is
         .route("/v1/models", get(probe::models))
         .route("/version", get(probe::version))
