@@ -173,6 +173,8 @@ pub struct Stats {
     pub kv_event_batches: u64,
     /// Prefill speed over recent batches, tokens per second.
     pub prefill_tok_s: Option<f64>,
+    /// That of the last batch that was measured.
+    pub prefill_tok_s_last: f64,
     /// Duration of recent batches that only decoded, milliseconds.
     pub decode_step_ms: Option<f64>,
 }
@@ -190,7 +192,10 @@ impl Stats {
     /// Prompt tokens that fit beside decodes into a step of `time`, by what was measured. Prompts get at least as much time as the
     /// decodes: where these alone take longer than `time`, to starve the prompts would help nobody.
     pub(crate) fn prefill_tokens_within(&self, time: Duration) -> usize {
-        let Some(tok_s) = self.prefill_tok_s else { return PREFILL_TOKENS_UNMEASURED };
+        // A prompt's tokens cost more the further it is, and a mean over the past comes too late: the last batch counts if it was slower.
+        let Some(tok_s) = self.prefill_tok_s.map(|mean| mean.min(self.prefill_tok_s_last)) else {
+            return PREFILL_TOKENS_UNMEASURED;
+        };
         let decode_s = self.decode_step_ms.unwrap_or(0.0) / 1e3;
         let left_s = (time.as_secs_f64() - decode_s).max(decode_s);
         ((tok_s * left_s) as usize).max(PREFILL_TOKENS_MIN as usize)
@@ -208,7 +213,8 @@ impl Stats {
             // What the decode rows of a mixed batch cost is taken off, but never more than half: the estimate may be stale.
             let decode_s = if batch.decode_tokens > 0 { self.decode_step_ms.unwrap_or(0.0) / 1e3 } else { 0.0 };
             let prefill_s = (seconds - decode_s).max(seconds / 2.0).max(1e-9);
-            recent(&mut self.prefill_tok_s, f64::from(batch.prefill_tokens) / prefill_s);
+            self.prefill_tok_s_last = f64::from(batch.prefill_tokens) / prefill_s;
+            recent(&mut self.prefill_tok_s, self.prefill_tok_s_last);
         }
     }
 }

@@ -121,6 +121,9 @@ enum Room {
     Lost,
 }
 
+/// Waiting requests that one step passes over, at most.
+const PASSED_MAX: usize = 16;
+
 impl Schedule {
     /// `loads_max`: blocks that one step may copy from host memory.
     pub fn new(limits: &Limits, tells_events: bool, loads_max: usize, now: Instant) -> Self {
@@ -356,12 +359,18 @@ impl Schedule {
     }
 
     fn plan_waiting(&mut self, budget: &mut usize, share: &mut Share, batch: &mut Batch, plan: &mut Plan) {
+        // Requests that are passed over: a running one computes what they need.
+        let mut passed = 0;
         while *budget > 0 && share.tokens > 0 && !self.slots.is_empty() {
-            let Some(key) = self.waiting.first() else { break };
+            let Some(key) = self.waiting.iter().nth(passed) else { break };
             let sequence = self.table.get(key);
             // Preempted a moment ago: what is in flight of it settles first, so that its rows are always of its present stay.
             if sequence.in_flight > 0 {
                 break;
+            }
+            if passed < PASSED_MAX && self.is_being_computed(key) {
+                passed += 1;
+                continue;
             }
             let restorable = !sequence.restored && sequence.blocks.is_empty();
             if restorable && self.fits(key) && self.restore(key) {
@@ -388,6 +397,21 @@ impl Schedule {
                 plan.admitted.push(key);
             }
         }
+    }
+
+    /// Whether the next block that a waiting request does not find in the cache is of a prompt that runs: then it waits for it, and
+    /// equal prompts that come together are computed once.
+    fn is_being_computed(&self, key: Key) -> bool {
+        let sequence = self.table.get(key);
+        if !sequence.blocks.is_empty() {
+            return false;
+        }
+        let chain = sequence.chain(self.kv.block_tokens());
+        let known = self.kv.prefix().find_chain(chain).count();
+        let Some(next) = chain.get(known) else { return false };
+        // A hash stands for all before it, so that equal blocks have the same place in their chains.
+        let computes = |other: &Sequence| other.offered <= known && other.hashes.get(known) == Some(next);
+        self.running.iter().any(|&other| computes(self.table.get(other)))
     }
 
     /// Whether a request that waits would fit at this moment if none of its blocks were cached.

@@ -5,6 +5,7 @@ mod answers;
 mod buckets;
 mod drafts;
 mod process;
+mod sleep;
 mod tiers;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub struct Metrics {
     prompt_tokens_cached: IntCounter,
     sources: Sources,
     tiers: tiers::Tiers,
+    sleep: sleep::Sleep,
     generation_tokens: IntCounter,
     success: Success,
     rejections: Rejections,
@@ -200,6 +202,7 @@ impl Metrics {
             generation_tokens: make.counter("generation_tokens", "Tokens generated."),
             sources: Sources { computed, cached, remote },
             tiers: tiers::Tiers::new(&make),
+            sleep: sleep::Sleep::new(&make),
             success: Success { stop, length, abort, error },
             rejections: Rejections { requests, tokens, not_ready },
             time_to_first_token: make.histogram(
@@ -288,6 +291,7 @@ impl Metrics {
             self.kv_cache_usage.set(used / total);
             self.gpu_cache_usage.set(used / total);
             self.tiers.read(stats);
+            self.sleep.read(stats);
         }
         self.process.read();
         // Routers take the newest series by this value.

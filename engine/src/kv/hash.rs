@@ -9,12 +9,13 @@
 //! ```
 
 use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use domain::ExtraKeys;
 use sha2::{Digest, Sha256};
 
 /// Hash of a full block and of everything before it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlockHash(pub [u8; 32]);
 
 impl BlockHash {
@@ -22,6 +23,53 @@ impl BlockHash {
     pub fn event_int(&self) -> u64 {
         let [.., a, b, c, d, e, f, g, h] = self.0;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Makes the hasher of maps by [`BlockHash`]: its bytes are a SHA-256 already, so a part of them, mixed with a secret of the process that
+/// no client can aim at, places it.
+#[derive(Clone, Debug)]
+pub struct ByDigest(u64);
+
+impl Default for ByDigest {
+    fn default() -> Self {
+        Self(std::collections::hash_map::RandomState::new().hash_one(0u8) | 1)
+    }
+}
+
+impl BuildHasher for ByDigest {
+    type Hasher = DigestHasher;
+
+    fn build_hasher(&self) -> DigestHasher {
+        DigestHasher(self.0)
+    }
+}
+
+pub struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(word ^ self.0) * u128::from(self.0 | 1);
+        self.0 = (product as u64) ^ ((product >> 64) as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Hash for BlockHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
     }
 }
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use domain::ExtraKeys;
 
 use super::event::{CachedBlock, Medium};
-use super::hash::BlockHash;
+use super::hash::{BlockHash, ByDigest};
 use crate::backend::BlockId;
 
 #[derive(Debug)]
 pub struct Prefix {
-    by_hash: HashMap<BlockHash, BlockId>,
+    by_hash: HashMap<BlockHash, BlockId, ByDigest>,
     /// What each block holds, where it is known.
     content: Vec<Option<Content>>,
     /// Token ids of all blocks, known or not, one after another: no allocation per block.
@@ -34,7 +34,7 @@ pub struct Content {
 
 impl Prefix {
     pub fn new(blocks: usize, block_tokens: usize) -> Self {
-        Self { by_hash: HashMap::new(), content: vec![None; blocks], tokens: vec![0; blocks * block_tokens], block_tokens }
+        Self { by_hash: HashMap::default(), content: vec![None; blocks], tokens: vec![0; blocks * block_tokens], block_tokens }
     }
 
     pub fn len(&self) -> usize {

@@ -192,6 +192,43 @@ fn a_short_prompt_behind_a_long_one_is_answered_soon() {
 }
 
 #[test]
+fn equal_prompts_that_come_together_are_computed_once() {
+    let mut world = world(Config::for_device(&DEVICE));
+    let asks = [1, 2, 3].map(|tokens| ask(&prompt(1, 200), tokens));
+    let ids = asks.clone().map(|ask| world.submit(&ask).unwrap());
+    let other = world.submit(&ask(&prompt(700, 6), 1)).unwrap();
+    world.steps(4);
+    assert!(world.answer(other).1.is_some(), "who does not wait for the prompt is not held up by those who do");
+    world.settle();
+    for (ask, id) in asks.iter().zip(ids) {
+        whole(&world, id, ask);
+    }
+    let reports = world.reports.lock().unwrap();
+    let computed: u32 = reports.iter().flat_map(|report| &report.settled).map(|batch| batch.prefill_tokens).sum();
+    // Of each of the others the last block is computed.
+    assert!(computed <= 200 + 6 + 2 * 4 + 3, "{computed} tokens were computed");
+}
+
+#[test]
+fn a_transfer_that_does_not_end_gives_its_request_back() {
+    let config = Config { remote_wait_max: Duration::from_millis(20), ..Config::for_device(&DEVICE) };
+    let mut world = world(config);
+    let remote = Ask { remote: true, ..ask(&prompt(1, 10), 3) };
+    let id = world.submit(&remote).unwrap();
+    world.steps(10);
+    assert_eq!(world.outputs(id), []);
+    world.steps(30);
+    whole(&world, id, &remote);
+    let stats = world.handle.stats();
+    assert_eq!(stats.transfers_late, 1);
+    assert!(stats.used_blocks > 0, "its blocks are kept for the transfer, which may still write");
+    let transfer = world.transfers.lock().unwrap().pop().expect("a transfer began");
+    world.end_transfer(&transfer, &remote.prompt, None);
+    world.step();
+    assert_eq!(world.handle.stats().used_blocks, 0);
+}
+
+#[test]
 fn a_long_prompt_leaves_decodes_their_time() {
     // 4 tokens a millisecond, 1 ms a step: of a step of 3 ms, decodes need 1, and prompts get the other 2: 8 tokens.
     let capacity = Capacity { batch_tokens: 64, context_length: 1024, kv_blocks: 512, logit_rows: 16, ..DEVICE };

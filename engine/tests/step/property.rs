@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use engine::backend::Capacity;
 use engine::backend::fake::Pace;
-use engine::config::Config;
-use engine::handle::Reset;
+use engine::backend::{Capacity, Sleep};
+use engine::config::{Config, Policy};
+use engine::handle::{PauseMode, Quiet, Reset, Wake};
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::request::{FinishReason, RequestId, Sampling, SamplingExtras};
 use engine::speculate::Speculation;
@@ -43,6 +43,13 @@ enum Event {
     Lease {
         after: u8,
         prompt: Vec<u32>,
+        steps: u8,
+    },
+    /// Pauses for some steps.
+    Pause {
+        after: u8,
+        mode: PauseMode,
+        quiet: Quiet,
         steps: u8,
     },
     Reset {
@@ -108,9 +115,16 @@ fn plain_asks(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Ask> 
             eos: eos.into_iter().collect(),
             stop: stop.into_iter().collect(),
             remote,
+            priority: i64::from(family) - 1,
             reads_max,
             ..ask(&prompt(family, tokens, vocabulary), tokens_max)
         })
+}
+
+fn pauses() -> impl Strategy<Value = (PauseMode, Quiet)> {
+    let mode = prop_oneof![1 => Just(PauseMode::Abort), 2 => Just(PauseMode::Wait), 4 => Just(PauseMode::Keep)];
+    let sleep = prop_oneof![Just(None), Just(Some(Sleep::Offload)), Just(Some(Sleep::Discard))];
+    (mode, any::<bool>(), sleep).prop_map(|(mode, clear, sleep)| (mode, Quiet { clear, sleep }))
 }
 
 fn events(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Event> {
@@ -123,6 +137,7 @@ fn events(length_max: usize, vocabulary: u32) -> impl Strategy<Value = Event> {
         3 => (after(), any::<prop::sample::Index>()).prop_map(|(after, which)| Event::Abort { after, which }),
         1 => (after(), 0..3u32, 1..length_max, 0..30u8)
             .prop_map(move |(after, family, tokens, steps)| Event::Lease { after, prompt: prompt(family, tokens, vocabulary), steps }),
+        1 => (after(), pauses(), 0..9u8).prop_map(|(after, (mode, quiet), steps)| Event::Pause { after, mode, quiet, steps }),
         1 => (after(), any::<(bool, bool)>()).prop_map(|(after, reset)| Event::Reset { after, reset }),
         1 => after().prop_map(|after| Event::List { after }),
     ]
@@ -168,6 +183,9 @@ fn cases() -> impl Strategy<Value = Case> {
             host_blocks: tiers.0,
             disk_blocks: tiers.1,
             restore_wait_max: Duration::from_millis(wait_ms),
+            remote_wait_max: Duration::from_millis(wait_ms),
+            policy: if wait_ms % 3 == 0 { Policy::Priority } else { Policy::Fcfs },
+            step_time: Some(Duration::from_millis(wait_ms)).filter(|_| wait_ms % 2 == 0),
             ..Config::for_device(&capacity)
         };
         let length_max = config.length_max(&capacity);
@@ -234,6 +252,7 @@ impl Run {
         let (Event::Submit { after, .. }
         | Event::Abort { after, .. }
         | Event::Lease { after, .. }
+        | Event::Pause { after, .. }
         | Event::Reset { after, .. }
         | Event::List { after }) = *event;
         (0..after).for_each(|_| {
@@ -241,8 +260,10 @@ impl Run {
         });
         match event {
             Event::Submit { ask, transfer_steps, transferred, .. } => {
+                let priority = if config.policy == Policy::Fcfs { 0 } else { ask.priority };
+                let ask = &Ask { priority, ..(**ask).clone() };
                 if let Ok(id) = self.world.submit(ask) {
-                    let (ask, transfer_steps, transferred) = ((**ask).clone(), *transfer_steps, *transferred);
+                    let (ask, transfer_steps, transferred) = (ask.clone(), *transfer_steps, *transferred);
                     self.open.push(Open { id, ask, transfer_steps, transferred, aborted: false });
                 }
             }
@@ -260,6 +281,17 @@ impl Run {
                 hasher.extend(&mut chain, prompt, &domain::ExtraKeys::default());
                 let expires = self.world.clock.now() + Duration::from_millis(u64::from(*steps));
                 self.world.handle.lease(chain, expires, |_| ()).unwrap();
+            }
+            &Event::Pause { mode, quiet, steps, .. } => {
+                if mode == PauseMode::Abort {
+                    self.open.iter_mut().for_each(|open| open.aborted = true);
+                }
+                self.world.handle.pause(mode, quiet, false, || ()).unwrap();
+                // At least one: what is submitted before the engine hears of the pause is in it.
+                (0..=steps).for_each(|_| {
+                    self.step();
+                });
+                self.world.handle.wake(Wake { weights: true, kv_cache: true }, |_| ()).unwrap();
             }
             &Event::Reset { reset: (running, lower), .. } => {
                 self.world.handle.reset_prefix_cache(Reset { running, lower }, |_| ()).unwrap();
