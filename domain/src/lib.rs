@@ -12,7 +12,7 @@ pub mod load;
 pub mod node;
 pub mod request;
 
-pub use block::{BlockKey, ExtraKeys};
+pub use block::{AdapterKey, BlockKey, ExtraKeys};
 pub use engine::{EngineState, Role};
 pub use fault::{Fault, FaultKind};
 pub use id::{AssetsDigest, DataAddress, EngineId, EngineName, Incarnation, ModelId, NodeId, ReplicaId};

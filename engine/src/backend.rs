@@ -8,6 +8,8 @@ pub mod fake;
 
 use std::ops::Range;
 
+use engine_assets::Adapter;
+
 use crate::request::{Logprobs, Sampling};
 use crate::sample::SharedState;
 
@@ -18,6 +20,10 @@ pub struct BlockId(pub u32);
 /// Place of a running request on the device, `0 .. Limits::slots`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
+
+/// Place of a loaded adapter on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterSlot(pub u32);
 
 /// What one launch computes. Reused from step to step; the vectors keep their capacity.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +41,8 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub slot: Slot,
+    /// The adapter that the request asked for. It is loaded.
+    pub adapter: Option<AdapterSlot>,
     pub input: Input,
     /// Position of the first input token.
     pub start: u32,
@@ -206,6 +214,13 @@ pub trait Backend: Send {
     /// Takes its memory again. What KV blocks held is gone.
     fn wake(&mut self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// Puts an adapter into a slot for the batches launched from now on, or empties the slot, which no unsettled batch names. After an
+    /// error the slot is empty.
+    fn set_adapter(&mut self, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<(), DeviceError> {
+        let (_, _) = (slot, adapter);
+        Err(DeviceError { device: "this device".to_owned(), what: "serves no adapters".to_owned() })
     }
 }
 

@@ -25,6 +25,9 @@ pub enum Policy {
     Priority,
 }
 
+/// Each adapter slot costs a step a look.
+const ADAPTERS_MAX: usize = 256;
+
 /// Every maximum of one engine. Names follow vLLM's flags where it has one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -48,6 +51,8 @@ pub struct Config {
     pub stop_ids_max: usize,
     /// Most likely tokens that a request may be told of, for each token. vLLM calls it `max_logprobs`.
     pub logprobs_max: usize,
+    /// Most adapters loaded at once. vLLM calls it `max_loras`.
+    pub adapters_max: usize,
     /// Most commands, other than requests, that wait for the next step.
     pub commands_max: usize,
     /// Most blocks that leases and requests waiting for remote KV keep from the running requests.
@@ -85,6 +90,7 @@ impl Config {
             waiting_tokens_max: capacity.context_length.max(4 << 20),
             stop_ids_max: 128,
             logprobs_max: 20,
+            adapters_max: 8,
             commands_max: 1024,
             policy: Policy::Fcfs,
             step_time: Some(STEP_TIME),
@@ -110,6 +116,7 @@ impl Config {
             waiting_tokens_max,
             stop_ids_max,
             logprobs_max: _,
+            adapters_max,
             commands_max,
             pinned_blocks_max,
             host_blocks,
@@ -150,6 +157,7 @@ impl Config {
                     "pinned_blocks_max is {pinned_blocks_max}; of the device's {kv_blocks} KV blocks two tokens' worth must remain"
                 ),
             ),
+            (adapters_max <= ADAPTERS_MAX, format!("adapters_max is {adapters_max}; at most {ADAPTERS_MAX} are possible")),
             (waiting_max >= 1, "waiting_max is 0; it must be at least 1".into()),
             (
                 waiting_tokens_max >= max_model_len,

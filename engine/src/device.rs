@@ -105,6 +105,20 @@ pub struct RotationTable {
     pub pairing: RopePairing,
 }
 
+/// An adapter's part of a linear layer, on a device: `out += scale · B (A x)`.
+#[derive(Clone, Debug)]
+pub struct LowRank<V> {
+    /// `[rank, inputs]`, row-major.
+    pub a: V,
+    /// `[outputs, rank]`, row-major.
+    pub b: V,
+    pub rank: usize,
+    pub inputs: usize,
+    /// Which of the layer's outputs it adds to.
+    pub outputs: Range<usize>,
+    pub scale: f32,
+}
+
 /// A device that computes a model. An activation is `[rows, features]`, f32; it has the rows of the operation that last wrote it.
 pub trait Device: Send {
     /// Weights `[out, in]`, possibly several tensors stacked along `out`, kept as they are stored.
@@ -124,6 +138,9 @@ pub trait Device: Send {
 
     /// Concatenates `parts`, each of one row, and adds `offset` to every value.
     fn vector(&mut self, parts: &[Part<'_>], offset: f32) -> Result<Self::Vector, DeviceError>;
+
+    /// Takes values over as they are.
+    fn values(&mut self, values: &[f32]) -> Result<Self::Vector, DeviceError>;
 
     fn rotation(&mut self, table: RotationTable) -> Result<Self::Rotation, DeviceError>;
 
@@ -145,6 +162,9 @@ pub trait Device: Send {
         out: &mut Self::Activation,
         write: Write,
     );
+
+    /// `out += scale · B (A x)` for every token whose row names an adapter: the parts in its place of `adapters`, none if it has none there.
+    fn low_rank(&mut self, adapters: &[Vec<LowRank<Self::Vector>>], x: &Self::Activation, out: &mut Self::Activation);
 
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`, the product with `weight` last.
     fn rms_norm(&mut self, x: &Self::Activation, weight: &Self::Vector, epsilon: f32, out: &mut Self::Activation);

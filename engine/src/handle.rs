@@ -11,6 +11,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use domain::AdapterKey;
+use engine_assets::Adapter;
+
+pub use crate::adapters::AdapterError;
 use crate::backend::Sleep;
 use crate::kv::event::BlockList;
 use crate::kv::hash::BlockHash;
@@ -154,6 +158,24 @@ impl Handle {
     /// prompt are there; after a failure the engine computes them itself.
     pub fn remote_done(&self, id: RequestId, outcome: RemoteOutcome) -> Result<(), Busy> {
         self.command(Command::Remote(id, outcome))
+    }
+
+    /// Loads an adapter between two steps; requests name it by `key` in their [`ExtraKeys`](domain::ExtraKeys). Who submits such a request
+    /// waits for `reply` first. `reply` is called on the engine's thread.
+    pub fn load_adapter(
+        &self,
+        key: AdapterKey,
+        adapter: Arc<Adapter>,
+        reply: impl FnOnce(Result<(), AdapterError>) + Send + 'static,
+    ) -> Result<(), Busy> {
+        self.command(Command::LoadAdapter { key, adapter, reply: Box::new(reply) })
+    }
+
+    /// Unloads an adapter: no new request finds it, those that have it go on, and its place is free after the last of them. Its
+    /// cached blocks are known by its key alone: who loads other weights under the same name gives the key another path. `reply` tells
+    /// whether there was one.
+    pub fn unload_adapter(&self, name: Arc<str>, reply: impl FnOnce(bool) + Send + 'static) -> Result<(), Busy> {
+        self.command(Command::UnloadAdapter { name, reply: Box::new(reply) })
     }
 
     /// What the engine did and has, as of its last step.

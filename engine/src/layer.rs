@@ -5,6 +5,7 @@ pub mod decoder;
 mod embedding;
 pub mod experts;
 mod linear;
+mod low_rank;
 pub mod mlp;
 mod norm;
 pub mod pre_norm;

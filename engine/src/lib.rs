@@ -9,6 +9,7 @@
 //! [`Sink`](request::Sink), and what computes stands behind [`Backend`](backend::Backend).
 #![forbid(unsafe_code)]
 
+mod adapters;
 pub mod backend;
 pub mod config;
 pub mod device;

@@ -7,15 +7,18 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 
-use engine_assets::{ModelConfig, TensorIndex, TensorInfo};
+use engine_assets::{Adapter, ModelConfig, TensorIndex, TensorInfo};
 
-use crate::backend::DeviceError;
+use crate::backend::{AdapterSlot, DeviceError};
 use crate::device::{Device, Part};
 
 /// A loaded model with the activations that it computes in.
 pub trait Model<D: Device>: Send {
     /// Computes the batch that `device` was given. The logits `[rows that sample, vocabulary]`, in row order.
     fn forward(&mut self, device: &mut D) -> &mut D::Activation;
+
+    /// Puts an adapter into a slot for the rows that name it, or empties the slot. After an error the slot has to be emptied.
+    fn set_adapter(&mut self, device: &mut D, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<(), ModelError>;
 }
 
 type Load<D> = fn(&ModelConfig, &mut Weights<'_, D>) -> Result<Box<dyn Model<D>>, ModelError>;
@@ -72,6 +75,21 @@ impl<'a, D: Device> Weights<'a, D> {
     ) -> Result<D::Vector, ModelError> {
         let (names, parts) = self.parts(names, &choose)?;
         self.device.vector(&parts, offset).map_err(|error| ModelError::tensor(&names, error.to_string()))
+    }
+
+    /// Where the outputs of `{prefix}{name}` lie when they are stacked, by the modules' names.
+    pub fn outputs(&self, prefix: &str, names: &[&str]) -> Result<Vec<(String, std::ops::Range<usize>)>, ModelError> {
+        let mut end = 0;
+        let module = |name: &&str| {
+            let module = format!("{prefix}{name}");
+            let (_, parts) = self.parts([format!("{module}.weight")].into_iter(), &|_, tensor| {
+                Ok(Part { tensor, rows: 0..tensor.shape.first().copied().unwrap_or(0), columns: 0..0 })
+            })?;
+            let first = end;
+            end += parts.iter().map(|part| part.rows.len()).sum::<usize>();
+            Ok((module, first..end))
+        };
+        names.iter().map(module).collect()
     }
 
     fn parts(&self, names: impl Iterator<Item = String>, choose: Choose<'_, 'a>) -> Result<(String, Vec<Part<'a>>), ModelError> {

@@ -463,7 +463,16 @@ impl Schedule {
         let used = self.kv.blocks_for((chunk.start + chunk.tokens) as usize);
         batch.blocks.extend_from_slice(&sequence.blocks[..used]);
         let blocks = first_block..batch.blocks.len();
-        let row = Row { slot, input, start: chunk.start, blocks, sample: sequence.sample(&chunk), drafts: chunk.drafts, scored };
+        let row = Row {
+            slot,
+            input,
+            start: chunk.start,
+            blocks,
+            sample: sequence.sample(&chunk),
+            drafts: chunk.drafts,
+            scored,
+            adapter: sequence.adapter,
+        };
         self.spare_logit_rows -= row.logit_rows().saturating_sub(1);
         batch.rows.push(row);
         sequence.progress.launch(&chunk);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use domain::ExtraKeys;
 
-use crate::backend::{BlockId, Input, Sample, Scored, Slot};
+use crate::backend::{AdapterSlot, BlockId, Input, Sample, Scored, Slot};
 use crate::handle::Submitted;
 use crate::kv::hash::BlockHash;
 use crate::plan::Turn;
@@ -158,6 +158,8 @@ pub struct Sequence {
     /// Of the full blocks among `tokens`, as far as they were needed.
     pub hashes: Vec<BlockHash>,
     pub extra: Arc<ExtraKeys>,
+    /// Where the adapter lies that the request asked for.
+    pub adapter: Option<AdapterSlot>,
     pub sampling: Sampling,
     /// What sampling remembers, where the request asks for more.
     pub sample_state: Option<SharedState>,
@@ -214,6 +216,7 @@ impl Sequence {
             tokens,
             hashes,
             extra: Arc::new(request.extra),
+            adapter: None,
             sampling: request.sampling,
             sample_state: state,
             prompt_logprobs: request.extras.and_then(|extras| extras.prompt_logprobs),

@@ -1,5 +1,6 @@
 //! The engine's loop on one screen: admit, plan, launch, settle the previous.
 
+mod adapters;
 mod mail;
 mod pause;
 mod settle;
@@ -9,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::adapters::Adapters;
 use crate::backend::{Backend, Batch, BlockId, DeviceError, Outcomes, Ticket};
 use crate::config::{Config, ConfigError};
 use crate::handle::{Departed, Door, Handle, Limits, Mail, Outlook};
@@ -62,6 +64,7 @@ pub struct Engine {
     pause: pause::Pause,
     /// Answers to commands that are given when the step's outcome can be seen.
     replies: Vec<Box<dyn FnOnce() + Send>>,
+    adapters: Adapters,
     in_flight: VecDeque<Launch>,
     /// End of the last batch: the next one had the device from then on.
     settled_at: Option<Instant>,
@@ -118,6 +121,7 @@ impl Engine {
             pause: pause::Pause::default(),
             replies: Vec::new(),
             adrift: HashMap::new(),
+            adapters: Adapters::new(door.limits.config.adapters_max),
             in_flight: VecDeque::new(),
             settled_at: None,
             departed: Departed::default(),

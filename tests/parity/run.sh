@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The `parity` lane, outside the gate: makes the goldens anew with Hugging Face transformers and shows what changed.
 #
-#   tests/parity/run.sh [tiny] [architectures] [scripted] [smollm2]      default: all; 6 GB of disk for torch, some minutes
+#   tests/parity/run.sh [tiny] [architectures] [lora] [scripted] [smollm2]      default: all; 6 GB of disk for torch, some minutes
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv=$PWD/target/parity-venv
@@ -14,12 +14,12 @@ if ! cmp -s tests/parity/requirements.txt "$stamp"; then
     cp tests/parity/requirements.txt "$stamp"
 fi
 export OMP_NUM_THREADS=1                    # one order of summation on every machine
-[[ $# -gt 0 ]] || set -- tiny architectures scripted smollm2
+[[ $# -gt 0 ]] || set -- tiny architectures lora scripted smollm2
 for goldens in "$@"; do
     case $goldens in
-        tiny | architectures | scripted) "$venv/bin/python" "tests/parity/$goldens.py" ;;
+        tiny | architectures | lora | scripted) "$venv/bin/python" "tests/parity/$goldens.py" ;;
         smollm2) "$venv/bin/python" tests/parity/smollm2.py "$(tests/real/fetch-smollm2.sh)" ;;
-        *) echo "parity: no goldens $goldens; there are: tiny architectures scripted smollm2" >&2; exit 2 ;;
+        *) echo "parity: no goldens $goldens; there are: tiny architectures lora scripted smollm2" >&2; exit 2 ;;
     esac
 done
 git status --short tests/fixtures

@@ -7,6 +7,8 @@ mod rope;
 mod shards;
 mod text;
 
+pub(crate) use self::json::Json;
+
 use std::path::Path;
 
 use crate::architecture::{Architecture, Names, unread_warning};

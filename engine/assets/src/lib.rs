@@ -8,6 +8,7 @@
 //! has a named maximum, and every refusal is an [`AssetsError`]: one line that names the file, the place in it, and what to do.
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod architecture;
 mod config;
 mod error;
@@ -20,6 +21,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+pub use crate::adapter::{Adapter, LowRankWeights, MAX_ADAPTER_RANK};
 pub use crate::config::{ExpertsConfig, ModelConfig, Rope, RopePairing, RopeScaling};
 pub use crate::error::{AssetsError, ErrorKind, Place};
 pub use crate::tensors::{DType, TensorIndex, TensorInfo};

@@ -78,6 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 sample,
                 drafts: 0,
                 scored: None,
+                adapter: None,
             });
         }
         batch

@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Outcomes, Sleep, Ticket};
+use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Outcomes, Sleep, Ticket};
 use engine::model::{self, Model};
-use engine_assets::ModelAssets;
+use engine_assets::{Adapter, ModelAssets};
 
 use crate::device::CpuDevice;
 use crate::error::CpuError;
@@ -64,6 +64,8 @@ pub struct CpuBackend {
     /// The last token that each slot sampled.
     last: Vec<u32>,
     sampling: Sampling,
+    /// Which adapter slots are filled.
+    adapters: Vec<bool>,
     /// Outcomes of the launch that is not settled.
     outcomes: Outcomes,
     launches: u64,
@@ -98,7 +100,15 @@ impl CpuBackend {
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
         device.touch_weights(&assets.tensors, progress);
         let sampling = Sampling::new(device.pool.threads(), options.slots);
-        Ok(Self { device, model, last: vec![0; options.slots], sampling, outcomes: Outcomes::default(), launches: 0 })
+        Ok(Self {
+            device,
+            model,
+            last: vec![0; options.slots],
+            sampling,
+            adapters: Vec::new(),
+            outcomes: Outcomes::default(),
+            launches: 0,
+        })
     }
 
     /// Compute threads, the caller's included.
@@ -149,6 +159,10 @@ impl CpuOptions {
     }
 }
 
+fn failed(error: engine::model::ModelError) -> DeviceError {
+    DeviceError { device: "cpu".to_owned(), what: error.to_string() }
+}
+
 impl Backend for CpuBackend {
     fn capacity(&self) -> Capacity {
         self.device.capacity()
@@ -159,6 +173,10 @@ impl Backend for CpuBackend {
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError> {
+        let named = batch.rows.iter().filter_map(|row| row.adapter);
+        if let Some(slot) = named.into_iter().find(|slot| self.adapters.get(slot.0 as usize) != Some(&true)) {
+            return Err(DeviceError { device: "cpu".to_owned(), what: format!("no adapter is loaded in slot {}", slot.0) });
+        }
         self.device.pool.stay();
         self.device.take(batch, &self.last)?;
         let logits = self.model.forward(&mut self.device);
@@ -203,5 +221,20 @@ impl Backend for CpuBackend {
         let failed =
             |error| DeviceError { device: "cpu".into(), what: format!("cannot give back the KV cache's memory: {error}") };
         self.device.kv_mut().discard().map_err(failed)
+    }
+
+    fn set_adapter(&mut self, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<(), DeviceError> {
+        let place = slot.0 as usize;
+        if self.adapters.len() <= place {
+            self.adapters.resize(place + 1, false);
+        }
+        self.adapters[place] = false;
+        if let Err(error) = self.model.set_adapter(&mut self.device, slot, adapter) {
+            // What of it is there already must not stay.
+            self.model.set_adapter(&mut self.device, slot, None).map_err(failed)?;
+            return Err(failed(error));
+        }
+        self.adapters[place] = adapter.is_some();
+        Ok(())
     }
 }

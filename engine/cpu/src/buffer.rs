@@ -32,6 +32,11 @@ impl Buffer {
         self.lines.as_mut_ptr().cast()
     }
 
+    pub fn as_slice(&self) -> &[f32] {
+        // SAFETY: the lines are `len` values without gaps.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: the lines are `len` values without gaps.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }

@@ -4,9 +4,10 @@ mod attention;
 mod elementwise;
 mod experts;
 mod linear;
+mod low_rank;
 
 use engine::backend::{Batch, Capacity, DeviceError};
-use engine::device::{Causal, Device, Gate, Heads, Part, RotationTable, Rows, Write};
+use engine::device::{Causal, Device, Gate, Heads, LowRank, Part, RotationTable, Rows, Write};
 use engine_assets::TensorIndex;
 
 use self::attention::Division;
@@ -154,6 +155,12 @@ impl Device for CpuDevice {
         Ok(vector)
     }
 
+    fn values(&mut self, values: &[f32]) -> Result<Buffer, DeviceError> {
+        let mut vector = Buffer::new(values.len());
+        vector.as_mut_slice()[..values.len()].copy_from_slice(values);
+        Ok(vector)
+    }
+
     fn rotation(&mut self, table: RotationTable) -> Result<RotationTable, DeviceError> {
         let values = self.capacity.context_length * table.dim / 2;
         if table.cos.len() < values || table.sin.len() < values {
@@ -188,6 +195,10 @@ impl Device for CpuDevice {
 
     fn linear(&mut self, weight: &Matrix, bias: Option<&Buffer>, x: &Activation, out: &mut Activation, write: Write) {
         linear::linear(self, weight, bias, x, out, write);
+    }
+
+    fn low_rank(&mut self, adapters: &[Vec<LowRank<Buffer>>], x: &Activation, out: &mut Activation) {
+        low_rank::low_rank(self, adapters, x, out);
     }
 
     fn rms_norm(&mut self, x: &Activation, weight: &Buffer, epsilon: f32, out: &mut Activation) {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use engine::backend::{Batch, BlockId, Capacity, Input};
+use engine::backend::{AdapterSlot, Batch, BlockId, Capacity, Input};
 
 /// Fixed vectors, refilled for every batch.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub(crate) struct Taken {
     pub blocks: Vec<BlockId>,
     /// Positions whose logits are computed, as indices into `tokens`: of each row those scored, then those that yield a token.
     pub samples: Vec<usize>,
+    /// The adapter of every input token.
+    pub adapters: Vec<Option<AdapterSlot>>,
 }
 
 /// One request's part of the batch.
@@ -36,13 +38,15 @@ impl Taken {
             rows: Vec::with_capacity(capacity.slots),
             blocks: Vec::with_capacity(capacity.kv_blocks),
             samples: Vec::with_capacity(capacity.logit_rows),
+            adapters: Vec::with_capacity(capacity.batch_tokens),
         }
     }
 
     /// Takes `batch` over; `last` is each slot's last token. What is outside the capacity is refused, naming it: kernels trust these
     /// numbers.
     pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32]) -> Result<(), String> {
-        let Self { tokens, positions, row_of, rows, blocks, samples } = self;
+        let Self { tokens, positions, row_of, rows, blocks, samples, adapters } = self;
+        adapters.clear();
         tokens.clear();
         positions.clear();
         row_of.clear();
@@ -70,6 +74,7 @@ impl Taken {
             }
             positions.extend(row.start..end as u32);
             row_of.resize(tokens.len(), rows.len() as u32);
+            adapters.resize(tokens.len(), row.adapter);
             if let Some(scored) = &row.scored {
                 let from = (scored.first as usize).checked_sub(row.start as usize).map(|at| first + at);
                 let positions = from.map(|from| from..from + scored.targets.len());

@@ -1,5 +1,7 @@
 //! The backend through its public door, on the small committed checkpoints.
 
+#[path = "tiny/adapters.rs"]
+mod adapters;
 #[path = "tiny/checkpoints.rs"]
 mod checkpoints;
 #[path = "tiny/contract.rs"]

@@ -10,7 +10,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Row, Sampled, Sleep, Ticket};
+use engine_assets::Adapter;
+
+use super::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Row, Sampled, Sleep, Ticket};
 use crate::request::Sampling;
 use crate::sample::Sampler;
 
@@ -207,6 +209,11 @@ impl Backend for Fake {
         let ticket = Ticket(self.tickets);
         self.launched.push_back(Launched { ticket, done, outcomes });
         Ok(ticket)
+    }
+
+    /// Its tokens are the same whatever the adapter.
+    fn set_adapter(&mut self, _: AdapterSlot, _: Option<&Adapter>) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError> {

@@ -1,9 +1,13 @@
 //! Where the handles and the engine meet: one mutex that either side holds for a few moves of pointers, and a bell.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use domain::AdapterKey;
+use engine_assets::Adapter;
+
 use super::{Leased, Limits, PauseMode, Quiet, RemoteOutcome, Reset, Wake};
+use crate::adapters::AdapterError;
 use crate::config::Config;
 use crate::kv::event::BlockList;
 use crate::kv::hash::BlockHash;
@@ -75,6 +79,8 @@ pub(crate) enum Command {
     Renew(LeaseId, Instant),
     Release(LeaseId),
     Remote(RequestId, RemoteOutcome),
+    LoadAdapter { key: AdapterKey, adapter: Arc<Adapter>, reply: Box<dyn FnOnce(Result<(), AdapterError>) + Send> },
+    UnloadAdapter { name: Arc<str>, reply: Box<dyn FnOnce(bool) + Send> },
 }
 
 /// Requests that left the queue in a step: admitted, or ended before.

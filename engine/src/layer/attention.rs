@@ -54,6 +54,11 @@ impl<D: Device> Attention<D> {
         })
     }
 
+    /// What adapters can change.
+    pub fn linears(&mut self) -> [&mut Linear<D>; 2] {
+        [&mut self.qkv, &mut self.out]
+    }
+
     /// Whether it sees the last positions only.
     pub fn is_local(&self) -> bool {
         self.causal.window.is_some()

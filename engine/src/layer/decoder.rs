@@ -1,8 +1,9 @@
 //! What all decoders are around their blocks: embedding, last norm, head.
 
-use engine_assets::ModelConfig;
+use engine_assets::{Adapter, ModelConfig};
 
-use super::{Embedding, Head, RmsNorm, rope};
+use super::{Embedding, Head, Linear, RmsNorm, rope};
+use crate::backend::AdapterSlot;
 use crate::device::{Device, Group, Rows};
 use crate::model::{Model, ModelError, Weights};
 
@@ -12,6 +13,9 @@ pub trait Block<D: Device>: Send {
     type Scratch: Send;
 
     fn scratch(device: &mut D, config: &ModelConfig, group: Group) -> Result<Self::Scratch, ModelError>;
+
+    /// What adapters can change.
+    fn linears(&mut self) -> Vec<&mut Linear<D>>;
 
     /// `residual += block(residual)`.
     fn add(&self, device: &mut D, rotations: &Rotations<D>, scratch: &mut Self::Scratch, residual: &mut D::Activation);
@@ -92,6 +96,20 @@ impl<D: Device, B: Block<D>> Scratch<D, B> {
 }
 
 impl<D: Device, B: Block<D>> Model<D> for Decoder<D, B> {
+    fn set_adapter(&mut self, device: &mut D, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<(), ModelError> {
+        let mut used = 0;
+        for linear in self.blocks.iter_mut().flat_map(Block::linears) {
+            used += linear.set_adapter(device, slot, adapter)?;
+        }
+        match adapter {
+            Some(adapter) if used != adapter.modules.len() => {
+                let what = format!("{used} of the adapter's {} modules are in this model", adapter.modules.len());
+                Err(ModelError::tensor(&adapter.path.display().to_string(), what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn forward(&mut self, device: &mut D) -> &mut D::Activation {
         let Scratch { residual, block: scratch, last, last_normed, logits } = &mut self.scratch;
         self.embedding.look_up(device, residual);

@@ -1,5 +1,9 @@
 //! Linear layers, split among the ranks of a group.
 
+use engine_assets::Adapter;
+
+use super::low_rank::LowRanks;
+use crate::backend::AdapterSlot;
 use crate::device::{Device, Group, Part, Write};
 use crate::model::{ModelError, Weights};
 
@@ -37,6 +41,7 @@ pub fn matrix<D: Device>(
 pub struct Linear<D: Device> {
     weight: D::Matrix,
     bias: Option<D::Vector>,
+    adapters: LowRanks<D>,
 }
 
 impl<D: Device> Linear<D> {
@@ -65,16 +70,24 @@ impl<D: Device> Linear<D> {
         } else {
             None
         };
-        Ok(Self { weight, bias })
+        let adapters = LowRanks::new(weights.outputs(prefix, names)?);
+        Ok(Self { weight, bias, adapters })
+    }
+
+    /// Puts an adapter into a slot, or empties it. How many of the adapter's modules are here.
+    pub fn set_adapter(&mut self, device: &mut D, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<usize, ModelError> {
+        self.adapters.set(device, slot, adapter)
     }
 
     /// `out = x · Wᵀ + b`.
     pub fn set(&self, device: &mut D, x: &D::Activation, out: &mut D::Activation) {
         device.linear(&self.weight, self.bias.as_ref(), x, out, Write::Set);
+        self.adapters.add(device, x, out);
     }
 
     /// `out += x · Wᵀ + b`: how a block's result joins the residual stream.
     pub fn add(&self, device: &mut D, x: &D::Activation, out: &mut D::Activation) {
         device.linear(&self.weight, self.bias.as_ref(), x, out, Write::Add);
+        self.adapters.add(device, x, out);
     }
 }

@@ -42,6 +42,11 @@ impl<D: Device> Mlp<D> {
         })
     }
 
+    /// What adapters can change.
+    pub fn linears(&mut self) -> [&mut Linear<D>; 2] {
+        [&mut self.gate_up, &mut self.down]
+    }
+
     /// `residual += down(gate(x) · up(x))`.
     pub fn add(&self, device: &mut D, scratch: &mut MlpScratch<D>, x: &D::Activation, residual: &mut D::Activation) {
         self.gated(device, scratch, x);

@@ -6,7 +6,7 @@ use super::attention::AttentionScratch;
 use super::decoder::{Block, Rotations};
 use super::experts::ExpertsScratch;
 use super::mlp::MlpScratch;
-use super::{Attention, Experts, Mlp, QkNorm, RmsNorm};
+use super::{Attention, Experts, Linear, Mlp, QkNorm, RmsNorm};
 use crate::device::{Device, Group, Rows};
 use crate::model::{ModelError, Weights};
 
@@ -64,6 +64,14 @@ impl<D: Device> Block<D> for PreNorm<D> {
                 None => None,
             },
         })
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear<D>> {
+        let mut linears = Vec::from(self.attention.linears());
+        if let FeedForward::Dense(mlp) = &mut self.feed_forward {
+            linears.extend(mlp.linears());
+        }
+        linears
     }
 
     fn add(&self, device: &mut D, rotations: &Rotations<D>, scratch: &mut PreNormScratch<D>, residual: &mut D::Activation) {

@@ -11,7 +11,7 @@ use crate::device::{Device, Gate, Group, Rows};
 use crate::layer::attention::AttentionScratch;
 use crate::layer::decoder::{Block, Rotations};
 use crate::layer::mlp::MlpScratch;
-use crate::layer::{Attention, Decoder, Mlp, QkNorm, RmsNorm};
+use crate::layer::{Attention, Decoder, Linear, Mlp, QkNorm, RmsNorm};
 
 struct Gemma3Block<D: Device> {
     before_attention: RmsNorm<D>,
@@ -58,6 +58,10 @@ impl<D: Device> Block<D> for Gemma3Block<D> {
             attention: Attention::scratch(device, config, group)?,
             mlp: Mlp::scratch(device, config, group)?,
         })
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear<D>> {
+        self.attention.linears().into_iter().chain(self.mlp.linears()).collect()
     }
 
     fn add(&self, device: &mut D, rotations: &Rotations<D>, scratch: &mut Scratch<D>, residual: &mut D::Activation) {

@@ -33,6 +33,7 @@ impl Engine {
             self.obey(command)?;
         }
         self.mail = mail;
+        self.sweep_adapters();
         self.schedule.kv.expire_leases(now);
         self.expire_transfers(now);
         self.rest()?;
@@ -44,7 +45,15 @@ impl Engine {
     }
 
     fn accept(&mut self, submitted: Submitted) -> Result<(), DeviceError> {
+        let adapter = self.adapter_of(&submitted.request.extra);
         let key = self.schedule.table.insert(Sequence::new(submitted));
+        match adapter {
+            Ok(slot) => self.schedule.table.get_mut(key).adapter = slot,
+            Err(reason) => {
+                self.end(key, reason, (self.ports.clock)());
+                return Ok(());
+            }
+        }
         if !self.fetch(key)? {
             self.schedule.wait(key);
         }
@@ -116,6 +125,10 @@ impl Engine {
             }
             Command::Release(lease) => self.schedule.kv.release_lease(lease),
             Command::Remote(id, outcome) => self.remote_done(id, outcome),
+            Command::LoadAdapter { key, adapter, reply } => reply(self.load_adapter(key, &adapter)),
+            Command::UnloadAdapter { name, reply } => {
+                reply(self.adapters.unload(&name));
+            }
         }
         Ok(())
     }

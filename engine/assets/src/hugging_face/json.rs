@@ -8,7 +8,7 @@ use crate::error::{AssetsError, ErrorKind, Quoted};
 use crate::file::{self, MAX_CONFIG_BYTES};
 
 /// A JSON object whose complaints name file and key. `null` counts as absent, as in transformers.
-pub(super) struct Json {
+pub(crate) struct Json {
     pub path: PathBuf,
     map: Map<String, Value>,
 }

@@ -1,6 +1,7 @@
 //! What `engine_assets::open` makes of models: good ones, broken ones and hostile ones, through the public door only.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod fixtures;
 mod folder;
 mod gguf;

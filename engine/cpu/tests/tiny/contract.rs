@@ -11,7 +11,8 @@ use crate::support::{fixtures, options};
 /// One prompt of three tokens in block 0, and what `change` makes of it.
 fn batch(change: impl FnOnce(&mut Batch)) -> Batch {
     let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
-    let row = Row { slot: Slot(0), input: Input::Tokens(0..3), start: 0, blocks: 0..1, sample, drafts: 0, scored: None };
+    let row =
+        Row { slot: Slot(0), input: Input::Tokens(0..3), start: 0, blocks: 0..1, sample, drafts: 0, scored: None, adapter: None };
     let mut batch = Batch { rows: vec![row], tokens: vec![5, 6, 7], blocks: vec![BlockId(0)], ..Batch::default() };
     change(&mut batch);
     batch

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
+use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
 use engine_cpu::{CpuBackend, CpuOptions, KvSize};
 use serde::Deserialize;
@@ -30,7 +30,7 @@ impl Golden {
     }
 
     pub fn requests(&self) -> Vec<Request<'_>> {
-        self.cases.iter().map(|case| Request { prompt: &case.prompt_ids, tokens: case.output_ids.len() }).collect()
+        self.cases.iter().map(|case| Request { prompt: &case.prompt_ids, tokens: case.output_ids.len(), adapter: None }).collect()
     }
 }
 
@@ -39,6 +39,7 @@ impl Golden {
 pub struct Request<'a> {
     pub prompt: &'a [u32],
     pub tokens: usize,
+    pub adapter: Option<AdapterSlot>,
 }
 
 pub fn fixtures() -> PathBuf {
@@ -102,6 +103,7 @@ pub fn generate(backend: &mut dyn Backend, requests: &[Request<'_>], chunk: usiz
                 sample,
                 drafts: 0,
                 scored: None,
+                adapter: request.adapter,
             });
         }
         let ticket = backend.launch(&batch).expect("the batch is within the capacity");

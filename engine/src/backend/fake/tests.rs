@@ -29,7 +29,8 @@ fn fake(speed: Speed) -> Fake {
 fn batch(tokens: &[u32], start: u32, table: &[u32]) -> Batch {
     let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
     let input = if tokens.is_empty() { Input::Last } else { Input::Tokens(0..tokens.len()) };
-    let row = Row { slot: super::super::Slot(0), input, start, blocks: 0..table.len(), sample, drafts: 0, scored: None };
+    let row =
+        Row { slot: super::super::Slot(0), input, start, blocks: 0..table.len(), sample, drafts: 0, scored: None, adapter: None };
     Batch { rows: vec![row], tokens: tokens.to_vec(), blocks: table.iter().copied().map(BlockId).collect(), ..Batch::default() }
 }
 
