@@ -1,6 +1,7 @@
 //! The step by hand: one behaviour, one test.
 
-use std::sync::mpsc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use domain::ExtraKeys;
@@ -8,12 +9,13 @@ use domain::block::AdapterKey;
 use engine::backend::Capacity;
 use engine::backend::fake::Pace;
 use engine::config::Config;
-use engine::handle::{Busy, Leased, RemoteOutcome, Reset};
+use engine::handle::{AdapterError, Busy, Leased, RemoteOutcome, Reset};
 use engine::kv::hash::{BlockHash, BlockHasher};
 use engine::request::{FinishReason, Output, Rejected, RequestId, Sampling, SamplingExtras};
 use engine::sample::{Accepted, LogitMask, MaskError};
 use engine::speculate::Speculation;
 use engine::step::Activity;
+use engine_assets::Adapter;
 
 use crate::oracle;
 use crate::world::{Ask, POISON, World, ask};
@@ -78,6 +80,12 @@ fn other_adapters_and_salts_share_nothing() {
     let adapter =
         |name: &str| ExtraKeys { adapter: Some(AdapterKey { name: name.into(), path: "p".into() }), ..ExtraKeys::default() };
     let salt = |salt: &str| ExtraKeys { cache_salt: Some(salt.into()), ..ExtraKeys::default() };
+    for name in ["a", "b"] {
+        let weights = Adapter { path: "p".into(), modules: BTreeMap::new() };
+        let loaded = |result: Result<(), AdapterError>| result.expect("there is room");
+        world.handle.load_adapter(AdapterKey { name: name.into(), path: "p".into() }, Arc::new(weights), loaded).unwrap();
+    }
+    world.step();
     let keys = [ExtraKeys::default(), adapter("a"), adapter("b"), salt("a"), salt("b")];
     for round in [0, 8] {
         for extra in &keys {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use domain::ExtraKeys;
 use engine::backend::fake::{Fake, Pace, Speed};
-use engine::backend::{Backend, Batch, BlockId, Capacity, DeviceError, Input, NoToken, Outcomes, Row, Slot, Ticket};
+use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Input, NoToken, Outcomes, Row, Slot, Ticket};
 use engine::config::Config;
 use engine::handle::{Handle, RemoteOutcome};
 use engine::kv::event::{KvBatch, KvEvent, Medium, Stored};
@@ -17,6 +17,7 @@ use engine::observe::StepReport;
 use engine::request::{FinishReason, FinishRules, Logprobs, NewRequest, Output, Rejected, RequestId, Sampling, SamplingExtras};
 use engine::sample::LogitMask;
 use engine::step::{Activity, Engine, Fetch, Ports};
+use engine_assets::Adapter;
 
 use crate::disk::{Faults, Platter, ScriptedDisk};
 use crate::oracle::{self, Rule};
@@ -148,6 +149,10 @@ impl Backend for Device {
         let (oldest, _) = watched.in_flight.pop_front().unwrap();
         assert_eq!(oldest, ticket);
         Ok(())
+    }
+
+    fn set_adapter(&mut self, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<(), DeviceError> {
+        self.0.lock().unwrap().fake.set_adapter(slot, adapter)
     }
 
     fn kv_block_bytes(&self) -> usize {

@@ -49,23 +49,29 @@ fn refuses(change: impl FnOnce(&Path), kind: ErrorKind, says: &[&str]) {
 fn config(change: Value) -> impl FnOnce(&Path) {
     move |folder| {
         let path = folder.join("adapter_config.json");
-        let mut config: Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        config.extend(change.as_object().unwrap().clone());
-        fs::write(path, Value::Object(config).to_string()).unwrap();
+        let mut config: Map<String, Value> = serde_json::from_slice(&fs::read(&path).expect("test files")).expect("test files");
+        config.extend(change.as_object().expect("test files").clone());
+        fs::write(path, Value::Object(config).to_string()).expect("test files");
     }
 }
 
 /// A file with these tensors of zeros in place of the adapter's.
 fn tensors(tensors: &[(&str, &[usize])]) -> impl FnOnce(&Path) {
     let tensors = tensors.iter().map(|(name, shape)| (format!("base_model.model.{name}"), shape.to_vec())).collect();
-    move |folder| fs::write(folder.join("adapter_model.safetensors"), crate::folder::safetensors(&tensors, "F32")).unwrap()
+    move |folder| {
+        fs::write(folder.join("adapter_model.safetensors"), crate::folder::safetensors(&tensors, "F32")).expect("test files")
+    }
 }
 
 #[test]
 fn what_cannot_be_served_is_refused() {
     use ErrorKind::*;
-    refuses(|folder| fs::remove_file(folder.join("adapter_config.json")).unwrap(), Missing, &["adapter_config.json"]);
-    refuses(|folder| fs::remove_file(folder.join("adapter_model.safetensors")).unwrap(), Missing, &["adapter_model.safetensors"]);
+    refuses(|folder| fs::remove_file(folder.join("adapter_config.json")).expect("test files"), Missing, &["adapter_config.json"]);
+    refuses(
+        |folder| fs::remove_file(folder.join("adapter_model.safetensors")).expect("test files"),
+        Missing,
+        &["adapter_model.safetensors"],
+    );
     refuses(config(json!({"peft_type": "IA3"})), Unsupported, &["peft_type", "IA3"]);
     refuses(config(json!({"use_dora": true})), Unsupported, &["use_dora"]);
     refuses(config(json!({"bias": "all"})), Unsupported, &["bias"]);
