@@ -16,6 +16,7 @@ mod logprobs;
 mod models;
 mod output;
 mod request;
+mod responses;
 mod tokens;
 
 pub use input::{Prompt, Stop};
@@ -27,6 +28,7 @@ pub use output::{
     ToolCallDelta, Usage,
 };
 pub use request::{GenerateRequest, Request, StreamOptions};
+pub use responses::ResponsesRequest;
 pub use tokens::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest};
 
 /// Value of `object` in a [`ChatCompletion`], a [`ChatChunk`] and a [`Completion`], streamed or not.

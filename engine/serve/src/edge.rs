@@ -22,6 +22,7 @@ pub(crate) mod rank;
 pub(crate) mod refuse;
 pub(crate) mod render;
 pub(crate) mod request_id;
+pub(crate) mod responses;
 pub(crate) mod routes;
 pub(crate) mod server_info;
 pub(crate) mod state;

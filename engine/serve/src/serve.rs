@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::edge::app::{App, Life, Ready};
 use crate::edge::http;
 use crate::edge::kv_events::{self, BoundEvents, EventQueue};
+use crate::edge::responses::store::Store;
 use crate::in_flight::{Changed, Ledger};
 use crate::load::{self, Loaded};
 use crate::metrics::{CacheFacts, Labels, Metrics};
@@ -87,6 +88,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         kv_events: bound_events.clone(),
         kv_events_config: config.kv_events.clone(),
         answers: config.answers,
+        responses: Store::default(),
         fingerprint: fingerprint(config.assets.text.digest().0).into(),
         data_parallel_rank: engine,
         metrics,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::ApiError;
 use super::kv_events::{BoundEvents, KvEventsConfig};
+use super::responses::store::Store;
 use crate::config::AnswerOptions;
 use crate::in_flight::{Changed, Ledger};
 use crate::metrics::Metrics;
@@ -33,6 +34,8 @@ pub(crate) struct App {
     pub generation: Generation,
     pub body_bytes_max: usize,
     pub answers: AnswerOptions,
+    /// Answers of `/v1/responses` that are kept.
+    pub responses: Store,
     /// Stands in answers; changes with the model and this program's version.
     pub fingerprint: Arc<str>,
     /// Which rank of a data-parallel deployment this engine is.

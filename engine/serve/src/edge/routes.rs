@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt;
 
-use super::{admin, blocks, chat, completion, inference, messages, probe, render, request_id, server_info, state, tokens, work};
+use super::{
+    admin, blocks, chat, completion, inference, messages, probe, render, request_id, responses, server_info, state, tokens, work,
+};
 use crate::edge::app::App;
 
 pub fn router(app: Arc<App>) -> Router {
@@ -21,6 +23,9 @@ pub fn router(app: Arc<App>) -> Router {
         // --- generation
         .route("/v1/chat/completions", post(chat::answer))
         .route("/v1/completions", post(completion::answer))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{response_id}", get(responses::retrieve))
+        .route("/v1/responses/{response_id}/cancel", post(responses::cancel))
         .route("/v1/messages", post(messages::answer))
         .route("/inference/v1/generate", post(inference::answer))
         // --- token ids

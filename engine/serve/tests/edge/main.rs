@@ -11,6 +11,7 @@ mod life;
 mod logprobs;
 mod messages;
 mod metrics;
+mod responses;
 mod sampling;
 mod server;
 mod state;
