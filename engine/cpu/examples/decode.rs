@@ -1,4 +1,4 @@
-//! How fast this machine reads prompts and generates: `decode MODEL [--threads N] [--prompt N] [--tokens N] [--rows N] [--repeats N]`.
+//! How fast this machine reads prompts and generates: `decode MODEL [--threads N] [--dtype float32] [--prompt N] [--tokens N] [--rows N] [--repeats N]`.
 //!
 //! Prints one JSON line per repeat: prefill and decode tokens per second of `rows` requests together, all of the backend's work but
 //! nothing of the engine's step, by the clock and by the process's own processor time (what a machine that others use would give if they
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
-use engine_cpu::{CpuBackend, CpuOptions, Isa, KvSize};
+use engine_cpu::{CpuBackend, CpuDtype, CpuOptions, Isa, KvSize};
 
 struct Arguments {
     model: PathBuf,
@@ -20,12 +20,14 @@ struct Arguments {
     rows: usize,
     repeats: usize,
     isa: Option<Isa>,
+    dtype: CpuDtype,
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut given = std::env::args().skip(1);
     let model = given.next().ok_or("which model? give a folder or a .gguf file")?.into();
-    let mut arguments = Arguments { model, threads: None, prompt: 128, tokens: 64, rows: 1, repeats: 3, isa: None };
+    let mut arguments =
+        Arguments { model, threads: None, prompt: 128, tokens: 64, rows: 1, repeats: 3, isa: None, dtype: CpuDtype::Auto };
     while let Some(name) = given.next() {
         let value = given.next().ok_or_else(|| format!("{name} wants a value"))?;
         match name.as_str() {
@@ -34,15 +36,16 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--tokens" => arguments.tokens = value.parse()?,
             "--rows" => arguments.rows = value.parse()?,
             "--repeats" => arguments.repeats = value.parse()?,
+            "--dtype" => arguments.dtype = if value == "float32" { CpuDtype::Float32 } else { CpuDtype::Auto },
             "--isa" => arguments.isa = Isa::available().into_iter().find(|isa| isa.to_string().eq_ignore_ascii_case(&value)),
-            _ => return Err(format!("{name} is none of --threads, --prompt, --tokens, --rows, --repeats, --isa").into()),
+            _ => return Err(format!("{name} is none of --threads, --dtype, --prompt, --tokens, --rows, --repeats, --isa").into()),
         }
     }
     Ok(arguments)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { model, threads, prompt, tokens, rows, repeats, isa } = arguments()?;
+    let Arguments { model, threads, prompt, tokens, rows, repeats, isa, dtype } = arguments()?;
     let assets = engine_assets::open(&model)?;
     let options = CpuOptions {
         threads,
@@ -50,6 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         slots: rows,
         batch_tokens: (rows * prompt).max(512),
         isa,
+        dtype,
         ..CpuOptions::default()
     };
     let loading = Instant::now();

@@ -25,10 +25,21 @@ pub enum KvSize {
     Bytes(usize),
 }
 
+/// In which numbers matrix products are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuDtype {
+    /// What suits the weights: block types (Q8_0, Q4_0, …) meet activations of eight bits, as in llama.cpp; others are multiplied in f32.
+    #[default]
+    Auto,
+    /// f32 always, whatever the weights are stored as.
+    Float32,
+}
+
 #[derive(Clone, Debug)]
 pub struct CpuOptions {
     /// Compute threads, the engine's own included; at most what the process may use (affinity, cgroup quota), which is the default.
     pub threads: Option<usize>,
+    pub dtype: CpuDtype,
     pub kv: KvSize,
     pub kv_dtype: KvDtype,
     /// Tokens per KV block.
@@ -47,6 +58,7 @@ impl Default for CpuOptions {
     fn default() -> Self {
         Self {
             threads: None,
+            dtype: CpuDtype::Auto,
             kv: KvSize::Bytes(1 << 30),
             kv_dtype: KvDtype::Float32,
             block_tokens: 16,
@@ -94,11 +106,12 @@ impl CpuBackend {
             logit_rows: options.slots + SPARE_LOGIT_ROWS,
         };
         let kernels = Kernels::of(isa).ok_or(CpuError::Isa(isa))?;
+        let group = config.heads / config.kv_heads;
         let mut device =
-            CpuDevice::new(kernels, options.threads(), capacity, shape, config.heads / config.kv_heads, &assets.tensors)?;
+            CpuDevice::new(kernels, options.threads(), options.dtype, capacity, shape, group, &assets.tensors)?;
         let model = model::load(config, &assets.tensors, &mut device)
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
-        device.touch_weights(&assets.tensors, progress);
+        device.ready_weights(&assets.tensors, progress);
         let sampling = Sampling::new(device.pool.threads(), options.slots);
         Ok(Self {
             device,

@@ -12,15 +12,18 @@ use engine_assets::TensorIndex;
 
 use self::attention::Division;
 pub use self::experts::Routing;
+use crate::backend::CpuDtype;
 use crate::buffer::{Activation, Buffer, Shared};
 use crate::error::CpuError;
 use crate::kernel::Kernels;
 use crate::kernel::attend::{QUERIES, scratch_len};
 use crate::kernel::linear::panel_len;
+use crate::kernel::BLOCK;
 use crate::kv::{BlockShape, KvRegion};
+use crate::packed::{PackedRegion, QuantizedRows};
 use crate::pool::Pool;
 use crate::taken::Taken;
-use crate::weights::{Files, Matrix};
+use crate::weights::{Files, Matrix, MatrixPart};
 
 /// Values of one operation below which dividing it among threads costs more than it gains.
 const DIVIDE_MIN: usize = 16 * 1024;
@@ -34,6 +37,9 @@ pub(crate) struct CpuDevice {
     taken: Taken,
     division: Division,
     scratch: Scratch,
+    packed: PackedRegion,
+    /// The rows that the current product multiplies, where its weights are packed.
+    quantized: QuantizedRows,
 }
 
 /// Memory for the kernels, `stride` values for each thread.
@@ -62,6 +68,7 @@ impl CpuDevice {
     pub fn new(
         kernels: &'static Kernels,
         threads: usize,
+        dtype: CpuDtype,
         capacity: Capacity,
         shape: BlockShape,
         group: usize,
@@ -83,11 +90,24 @@ impl CpuDevice {
             taken: Taken::new(&capacity),
             division: Division::new(shape, group, threads, &capacity),
             scratch,
+            packed: match dtype {
+                CpuDtype::Auto => PackedRegion::reserve(tensors)?,
+                CpuDtype::Float32 => PackedRegion::none(),
+            },
+            quantized: QuantizedRows::new(capacity.batch_tokens.max(capacity.slots)),
         })
     }
 
-    pub fn touch_weights(&self, tensors: &TensorIndex, progress: &mut dyn FnMut(u64, u64)) {
-        self.files.touch(tensors, progress);
+    /// Packs what is to be packed and brings the rest into memory; `progress` hears `(done, total)` bytes of stored weights.
+    pub fn ready_weights(&mut self, tensors: &TensorIndex, progress: &mut dyn FnMut(u64, u64)) {
+        let total = tensors.total_bytes();
+        progress(0, total);
+        let mut done = self.packed.fill(&mut self.pool, &mut |done| progress(done.min(total), total));
+        self.files.touch(tensors, &|tensor| self.packed.holds(tensor), &mut |bytes| {
+            done += bytes;
+            progress(done.min(total), total);
+        });
+        progress(total, total);
     }
 
     pub fn capacity(&self) -> Capacity {
@@ -135,7 +155,13 @@ impl Device for CpuDevice {
 
     fn matrix(&mut self, parts: &[Part<'_>]) -> Result<Matrix, DeviceError> {
         let rows = parts.iter().map(|part| self.files.rows(part)).collect::<Result<_, _>>().map_err(error)?;
-        let matrix = Matrix::stack(rows).map_err(error)?;
+        let mut matrix = Matrix::stack(rows).map_err(error)?;
+        for part in &mut matrix.parts {
+            part.packed = self.packed.place(&part.stored).map_err(error)?;
+        }
+        if matrix.parts.iter().any(|part| part.packed.is_some()) {
+            self.quantized.reserve(matrix.inputs / BLOCK);
+        }
         self.scratch.reserve(panel_len(matrix.inputs));
         Ok(matrix)
     }
@@ -183,7 +209,7 @@ impl Device for CpuDevice {
     }
 
     fn embed(&mut self, table: &Matrix, scale: f32, out: &mut Activation) {
-        let [stored] = &table.parts[..] else { panic!("an embedding is one tensor") };
+        let [MatrixPart { stored, .. }] = &table.parts[..] else { panic!("an embedding is one tensor") };
         out.resize(self.taken.tokens.len());
         for (row, token) in self.taken.tokens.iter().enumerate() {
             stored.expand(self.kernels, *token as usize, out.row_mut(row));

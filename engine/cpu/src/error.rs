@@ -17,6 +17,8 @@ pub enum CpuError {
     Isa(Isa),
     #[error("cannot reserve {bytes} bytes for {blocks} KV blocks: {source}")]
     Kv { blocks: usize, bytes: usize, source: std::io::Error },
+    #[error("cannot reserve {bytes} bytes for the repacked weights: {source}")]
+    Weights { bytes: usize, source: std::io::Error },
     #[error("{bytes} bytes hold no whole KV block; one is {block_bytes} bytes")]
     KvTooSmall { bytes: usize, block_bytes: usize },
     #[error("{name} is {value}, outside 1 ..= {max}")]
@@ -32,6 +34,9 @@ impl From<CpuError> for Fault {
             CpuError::Model { .. } => (FaultKind::Model, "give a supported model, or fetch the file again if it is damaged"),
             CpuError::Isa(_) => (FaultKind::Device, "leave the choice of instruction set to the engine"),
             CpuError::Kv { .. } => (FaultKind::Device, "give the KV cache less memory"),
+            CpuError::Weights { .. } => {
+                (FaultKind::Device, "free memory, take a smaller model, or leave the weights as they are with `--dtype float32`")
+            }
             CpuError::KvTooSmall { .. } => (FaultKind::Config, "give the KV cache more memory"),
             CpuError::Option { .. } => (FaultKind::Config, "give a value in this range"),
             CpuError::Thread(_) => (FaultKind::Device, "raise the limit on threads, or give the engine fewer"),

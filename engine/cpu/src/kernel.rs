@@ -13,6 +13,7 @@ mod avx512;
 pub(crate) mod elementwise;
 mod format;
 pub(crate) mod linear;
+pub(crate) mod packed;
 mod portable;
 mod simd;
 
@@ -22,7 +23,10 @@ use engine_assets::DType;
 
 use self::attend::{Attend, Finish, StoreKv};
 use self::elementwise::{GateMul, RmsNorm, Rotate};
+pub(crate) use self::simd::BLOCK;
 use self::linear::{Linear, PANEL_MIN_ROWS};
+use self::packed::PackedLinear;
+use self::packed::activation::Quantize;
 use crate::kv::KvDtype;
 
 /// An instruction set for which kernels are compiled.
@@ -71,6 +75,9 @@ pub(crate) struct Kernels {
     /// By element type, then by number of rows; 0 for any number.
     linear: [[unsafe fn(&Linear); PANEL_MIN_ROWS]; DTYPES],
     expand: [unsafe fn(*const u8, usize, *mut f32); DTYPES],
+    /// By element type; of those that are not packed, a kernel that panics.
+    packed: [unsafe fn(&PackedLinear); DTYPES],
+    pub quantize: unsafe fn(&Quantize),
     /// By element type of the cache.
     attend: [unsafe fn(&Attend); KvDtype::COUNT],
     store_kv: [unsafe fn(&StoreKv); KvDtype::COUNT],
@@ -124,6 +131,11 @@ impl Kernels {
         self.store_kv[dtype as usize]
     }
 
+    /// The kernel for weights of a type that [`packing`](packed::pack::packing) knows.
+    pub fn packed(&self, dtype: DType) -> unsafe fn(&PackedLinear) {
+        self.packed[index(dtype)]
+    }
+
     /// Expands this many stored weights to f32: `(stored, weights, out)`.
     pub fn expand(&self, dtype: DType) -> unsafe fn(*const u8, usize, *mut f32) {
         self.expand[index(dtype)]
@@ -131,12 +143,13 @@ impl Kernels {
 }
 
 macro_rules! kernels {
-    ($module:ident, $isa:expr, $simd:ty $(, #[$feature:meta])?) => {
+    ($module:ident, $isa:expr, $simd:ty, $lanes:ty $(, #[$feature:meta])?) => {
         mod $module {
             use half::f16;
 
             use super::attend::Stored;
             use super::format::{BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0};
+            use super::packed::format::{self, Packed};
             use super::*;
 
             $(#[$feature])?
@@ -163,6 +176,19 @@ macro_rules! kernels {
                     direct::<F, 5, 1>,
                     direct::<F, 6, 1>,
                 ]
+            }
+            $(#[$feature])?
+            unsafe fn packed<F: Packed>(args: &PackedLinear) {
+                // SAFETY: the caller's promises are those of `packed::linear`.
+                unsafe { packed::linear::<$lanes, F>(args) }
+            }
+            unsafe fn unpacked(_: &PackedLinear) {
+                unreachable!("element types are multiplied as they are stored");
+            }
+            $(#[$feature])?
+            unsafe fn quantize(args: &Quantize) {
+                // SAFETY: the caller's promises are those of `quantize`.
+                unsafe { packed::activation::quantize(args) }
             }
             $(#[$feature])?
             unsafe fn expand<F: Format>(stored: *const u8, weights: usize, out: *mut f32) {
@@ -209,6 +235,15 @@ macro_rules! kernels {
                 isa: $isa,
                 linear: [by_rows::<F32>(), by_rows::<F16>(), by_rows::<BF16>(), by_rows::<Q8_0>(), by_rows::<Q4_0>(), by_rows::<Q4_1>()],
                 expand: [expand::<F32>, expand::<F16>, expand::<BF16>, expand::<Q8_0>, expand::<Q4_0>, expand::<Q4_1>],
+                packed: [
+                    unpacked,
+                    unpacked,
+                    unpacked,
+                    packed::<format::Q8_0>,
+                    packed::<format::Q4_0>,
+                    packed::<format::Q4_1>,
+                ],
+                quantize,
                 attend: [attend::<f32>, attend::<f16>],
                 store_kv: [store_kv::<f32>, store_kv::<f16>],
                 finish,
@@ -221,11 +256,11 @@ macro_rules! kernels {
     };
 }
 
-kernels!(portable_kernels, Isa::Portable, portable::Portable);
+kernels!(portable_kernels, Isa::Portable, portable::Portable, packed::portable::Portable);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2_kernels, Isa::Avx2, avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
+kernels!(avx2_kernels, Isa::Avx2, avx2::Avx2, packed::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512_kernels, Isa::Avx512, avx512::Avx512, #[target_feature(enable = "avx512f,avx2,fma,f16c")]);
+kernels!(avx512_kernels, Isa::Avx512, avx512::Avx512, packed::avx2::Avx2, #[target_feature(enable = "avx512f,avx2,fma,f16c")]);
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //!     └ CpuDevice (engine::device) ── divides each operation into tasks
 //!         ├ pool     threads that take tasks, spin briefly, then sleep
 //!         ├ weights  model files, mapped; stored types are expanded inside the kernels
+//!         ├ packed   quantised weights, rearranged once for kernels that multiply bytes
 //!         ├ kv       one region of blocks, fixed for life
 //!         └ kernel   the inner loops, once per instruction set
 //! ```
@@ -17,12 +18,13 @@ mod error;
 mod kernel;
 mod kv;
 pub mod oracle;
+mod packed;
 mod pool;
 mod sampling;
 mod taken;
 mod weights;
 
-pub use backend::{CpuBackend, CpuOptions, KvSize};
+pub use backend::{CpuBackend, CpuDtype, CpuOptions, KvSize};
 pub use error::CpuError;
 pub use kernel::Isa;
 pub use kv::KvDtype;

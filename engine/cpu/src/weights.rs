@@ -9,6 +9,7 @@ use memmap2::{Advice, Mmap};
 
 use crate::error::CpuError;
 use crate::kernel::Kernels;
+use crate::packed::PackedRows;
 
 /// The files of one model. A file that somebody shortens while it is mapped ends the process with SIGBUS: model files are replaced,
 /// not rewritten.
@@ -32,21 +33,18 @@ impl Files {
         Ok(Self { maps: maps.collect::<Result<_, _>>()? })
     }
 
-    /// Brings all tensors into memory, so that the first request does not wait for the disk. `progress` hears `(done, total)` bytes.
-    pub fn touch(&self, index: &TensorIndex, progress: &mut dyn FnMut(u64, u64)) {
+    /// Brings tensors into memory, so that the first request does not wait for the disk, but those that `skip` names. `progress` hears
+    /// of bytes as they come.
+    pub fn touch(&self, index: &TensorIndex, skip: &dyn Fn(&TensorInfo) -> bool, progress: &mut dyn FnMut(u64)) {
         const PAGE: usize = 4096;
         const REPORT_EVERY: usize = 8 << 20;
-        let total = index.total_bytes();
-        let mut done = 0;
-        progress(done, total);
-        for tensor in index.by_name.values() {
+        for tensor in index.by_name.values().filter(|tensor| !skip(tensor)) {
             let Some(bytes) = self.bytes(tensor) else { continue };
             for chunk in bytes.chunks(REPORT_EVERY) {
                 for page in chunk.chunks(PAGE) {
                     std::hint::black_box(page[0]);
                 }
-                done += chunk.len() as u64;
-                progress(done, total);
+                progress(chunk.len() as u64);
             }
         }
     }
@@ -72,6 +70,7 @@ impl Files {
         match self.bytes(tensor) {
             Some(bytes) if bytes.len() == rows_all * row_bytes => Ok(StoredRows {
                 map: Arc::clone(&self.maps[tensor.file]),
+                file: tensor.file,
                 offset: tensor.offset as usize + rows.start * row_bytes + bytes_of(columns.start),
                 dtype,
                 rows: rows.len(),
@@ -84,9 +83,13 @@ impl Files {
 }
 
 /// Some rows of a stored tensor, `row_bytes` apart.
+#[derive(Clone)]
 pub(crate) struct StoredRows {
     map: Arc<Mmap>,
-    offset: usize,
+    /// Index into [`TensorIndex::files`].
+    pub file: usize,
+    /// Of the first row's first byte in the file.
+    pub offset: usize,
     pub dtype: DType,
     pub rows: usize,
     pub columns: usize,
@@ -101,6 +104,24 @@ impl StoredRows {
         unsafe { self.map.as_ptr().add(self.offset + row * self.row_bytes) }
     }
 
+    /// The stored bytes of `row`.
+    pub fn row_slice(&self, row: usize) -> &[u8] {
+        let bytes = self.columns / self.dtype.block_len() * self.dtype.block_bytes();
+        // SAFETY: as `row`.
+        unsafe { std::slice::from_raw_parts(self.row(row), bytes) }
+    }
+
+    /// Takes the rows' pages out of the process. Reading them brings them back.
+    pub fn release(&self) {
+        const PAGE: usize = 4096;
+        let (start, end) = (self.offset.next_multiple_of(PAGE), (self.offset + self.rows * self.row_bytes) / PAGE * PAGE);
+        if start < end && end <= self.map.len() {
+            // SAFETY: the map is shared with the file and only read: dropped pages come back from there, the same.
+            // Advice only: without, the pages stay until somebody needs the memory.
+            let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+
     /// Expands one row to f32.
     pub fn expand(&self, kernels: &Kernels, row: usize, out: &mut [f32]) {
         assert!(out.len() == self.columns);
@@ -109,9 +130,16 @@ impl StoredRows {
     }
 }
 
+/// One tensor of a matrix.
+pub(crate) struct MatrixPart {
+    pub stored: StoredRows,
+    /// The same, packed, where that is how it is multiplied.
+    pub packed: Option<PackedRows>,
+}
+
 /// Tensors stacked along their rows: `[outputs, inputs]`.
 pub struct Matrix {
-    pub(crate) parts: Vec<StoredRows>,
+    pub(crate) parts: Vec<MatrixPart>,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
 }
@@ -121,7 +149,11 @@ impl Matrix {
         let inputs = parts.first().map_or(0, |part| part.columns);
         match parts.iter().find(|part| part.columns != inputs) {
             Some(odd) => Err(format!("{} columns do not stack on {inputs}", odd.columns)),
-            None => Ok(Self { outputs: parts.iter().map(|part| part.rows).sum(), inputs, parts }),
+            None => Ok(Self {
+                outputs: parts.iter().map(|part| part.rows).sum(),
+                inputs,
+                parts: parts.into_iter().map(|stored| MatrixPart { stored, packed: None }).collect(),
+            }),
         }
     }
 }

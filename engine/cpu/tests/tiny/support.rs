@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
-use engine_cpu::{CpuBackend, CpuOptions, KvSize};
+use engine_cpu::{CpuBackend, CpuDtype, CpuOptions, KvSize};
 use serde::Deserialize;
 
 /// What transformers answered; see `tests/parity` for how it is made.
@@ -46,8 +46,9 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
+/// In f32, as transformers computes what the tests compare with.
 pub fn options() -> CpuOptions {
-    CpuOptions { kv: KvSize::Blocks(2048), slots: 64, batch_tokens: 512, ..CpuOptions::default() }
+    CpuOptions { dtype: CpuDtype::Float32, kv: KvSize::Blocks(2048), slots: 64, batch_tokens: 512, ..CpuOptions::default() }
 }
 
 pub fn load_file(path: &Path, options: &CpuOptions) -> CpuBackend {
