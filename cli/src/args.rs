@@ -105,6 +105,16 @@ pub enum EventEncoding {
     Array,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// Block types (Q8_0, Q4_K …) by activations of eight bits, as llama.cpp does; other weights in f32
+    #[default]
+    Auto,
+    /// All weights by activations in f32: exact, slower
+    #[value(alias = "float")]
+    Float32,
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -149,6 +159,9 @@ pub struct EngineArgs {
     /// Threads that compute [default: the cores that affinity and cgroup allow]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Numbers in which quantised weights are multiplied
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: Dtype,
     /// Longest prompt plus answer [default: what the KV cache holds, at most the model's]
     #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<usize>,

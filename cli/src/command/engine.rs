@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use domain::{Fault, FaultKind};
 use engine_serve::{
-    AnswerOptions, BackendChoice, Config, Encoding, FakeSpeed, KvDiskConfig, KvEventsConfig, Limits, Policy, Progress,
+    AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvEventsConfig, Limits, Policy, Progress,
 };
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::args::{Backend, EngineArgs, EventEncoding, SchedulingPolicy};
+use crate::args::{Backend, Dtype, EngineArgs, EventEncoding, SchedulingPolicy};
 use crate::builtin;
 
 /// KV cache without --kv-cache-mib: enough for chats with a small model, little enough for any machine.
@@ -87,7 +87,7 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
     config.drain_timeout = seconds("--shutdown-timeout-s", args.shutdown_timeout_s)?;
     config.backend = match args.backend {
         Backend::Fake => BackendChoice::Fake(FakeSpeed { prefill_tok_s: args.prefill_tok_s, step_ms: args.step_ms }),
-        Backend::Cpu | Backend::Cuda => BackendChoice::Cpu { threads: args.threads },
+        Backend::Cpu | Backend::Cuda => BackendChoice::Cpu { threads: args.threads, dtype: dtype(args.dtype) },
     };
     config.limits = Limits {
         max_num_seqs: args.max_num_seqs,
@@ -123,6 +123,13 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
     config.speculation = args.speculative_config.as_deref().map(engine_serve::speculation).transpose()?;
     config.kv_events = (!args.no_kv_events).then(|| kv_events(args));
     Ok(config)
+}
+
+fn dtype(dtype: Dtype) -> CpuDtype {
+    match dtype {
+        Dtype::Auto => CpuDtype::Auto,
+        Dtype::Float32 => CpuDtype::Float32,
+    }
 }
 
 fn kv_events(args: &EngineArgs) -> KvEventsConfig {

@@ -16,6 +16,16 @@ pub enum DType {
     Q4_0,
     /// GGML: 32 weights in 20 bytes: f16 scale, f16 minimum, 16 bytes of nibbles; value = scale × nibble + minimum.
     Q4_1,
+    /// GGML: 32 weights in 22 bytes: f16 scale, 32 fifth bits, 16 bytes of nibbles; value = scale × (q − 16).
+    Q5_0,
+    /// GGML: 32 weights in 24 bytes: f16 scale, f16 minimum, 32 fifth bits, 16 bytes of nibbles; value = scale × q + minimum.
+    Q5_1,
+    /// GGML: 256 weights in 144 bytes: two f16, eight scales and minima of six bits, 128 bytes of nibbles.
+    Q4K,
+    /// GGML: 256 weights in 176 bytes: as Q4_K with 32 bytes of fifth bits.
+    Q5K,
+    /// GGML: 256 weights in 210 bytes: nibbles, two bits more each, sixteen signed scales, f16.
+    Q6K,
 }
 
 impl DType {
@@ -23,7 +33,8 @@ impl DType {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -35,6 +46,11 @@ impl DType {
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
@@ -68,7 +84,12 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        match self {
+            Self::Q4K => f.write_str("Q4_K"),
+            Self::Q5K => f.write_str("Q5_K"),
+            Self::Q6K => f.write_str("Q6_K"),
+            other => fmt::Debug::fmt(other, f),
+        }
     }
 }
 
@@ -106,6 +127,11 @@ impl TensorIndex {
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.by_name.get(name)
+    }
+
+    /// The embedding, where the head has weights of its own: rows of it are read, it is never multiplied.
+    pub fn looked_up_only(&self) -> Option<&TensorInfo> {
+        self.get("lm_head.weight").and_then(|_| self.get("model.embed_tokens.weight"))
     }
 
     /// Bytes of all tensors together.

@@ -12,6 +12,7 @@ mod avx2;
 mod avx512;
 pub(crate) mod elementwise;
 mod format;
+pub(crate) mod ggml;
 pub(crate) mod linear;
 pub(crate) mod packed;
 mod portable;
@@ -38,6 +39,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, besides all of the above.
     Avx512,
+    /// x86-64 with AVX-512 VNNI and VL, besides all of the above: dot products of bytes in one instruction.
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -52,6 +55,9 @@ impl Isa {
             }
             if avx2 && is_x86_feature_detected!("avx512f") {
                 available.push(Self::Avx512);
+                if is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni") {
+                    available.push(Self::Avx512Vnni);
+                }
             }
         }
         available
@@ -64,6 +70,7 @@ impl fmt::Display for Isa {
             Self::Portable => "portable",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
+            Self::Avx512Vnni => "AVX-512 VNNI",
         })
     }
 }
@@ -88,7 +95,7 @@ pub(crate) struct Kernels {
     pub rotate: unsafe fn(&Rotate),
 }
 
-const DTYPES: usize = 6;
+const DTYPES: usize = 11;
 
 fn index(dtype: DType) -> usize {
     match dtype {
@@ -98,6 +105,11 @@ fn index(dtype: DType) -> usize {
         DType::Q8_0 => 3,
         DType::Q4_0 => 4,
         DType::Q4_1 => 5,
+        DType::Q5_0 => 6,
+        DType::Q5_1 => 7,
+        DType::Q4K => 8,
+        DType::Q5K => 9,
+        DType::Q6K => 10,
     }
 }
 
@@ -113,6 +125,8 @@ impl Kernels {
             Isa::Avx2 => &avx2_kernels::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512_kernels::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => &avx512_vnni_kernels::KERNELS,
             #[cfg(not(target_arch = "x86_64"))]
             _ => &portable_kernels::KERNELS,
         })
@@ -148,7 +162,7 @@ macro_rules! kernels {
             use half::f16;
 
             use super::attend::Stored;
-            use super::format::{BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0};
+            use super::format::{BF16, F16, F32, Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
             use super::packed::format::{self, Packed};
             use super::*;
 
@@ -233,8 +247,32 @@ macro_rules! kernels {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 isa: $isa,
-                linear: [by_rows::<F32>(), by_rows::<F16>(), by_rows::<BF16>(), by_rows::<Q8_0>(), by_rows::<Q4_0>(), by_rows::<Q4_1>()],
-                expand: [expand::<F32>, expand::<F16>, expand::<BF16>, expand::<Q8_0>, expand::<Q4_0>, expand::<Q4_1>],
+                linear: [
+                    by_rows::<F32>(),
+                    by_rows::<F16>(),
+                    by_rows::<BF16>(),
+                    by_rows::<Q8_0>(),
+                    by_rows::<Q4_0>(),
+                    by_rows::<Q4_1>(),
+                    [panels::<Q5_0>; PANEL_MIN_ROWS],
+                    [panels::<Q5_1>; PANEL_MIN_ROWS],
+                    [panels::<Q4K>; PANEL_MIN_ROWS],
+                    [panels::<Q5K>; PANEL_MIN_ROWS],
+                    [panels::<Q6K>; PANEL_MIN_ROWS],
+                ],
+                expand: [
+                    expand::<F32>,
+                    expand::<F16>,
+                    expand::<BF16>,
+                    expand::<Q8_0>,
+                    expand::<Q4_0>,
+                    expand::<Q4_1>,
+                    expand::<Q5_0>,
+                    expand::<Q5_1>,
+                    expand::<Q4K>,
+                    expand::<Q5K>,
+                    expand::<Q6K>,
+                ],
                 packed: [
                     unpacked,
                     unpacked,
@@ -242,6 +280,11 @@ macro_rules! kernels {
                     packed::<format::Q8_0>,
                     packed::<format::Q4_0>,
                     packed::<format::Q4_1>,
+                    packed::<format::Q5_0>,
+                    packed::<format::Q5_1>,
+                    packed::<format::Q4K>,
+                    packed::<format::Q5K>,
+                    packed::<format::Q6K>,
                 ],
                 quantize,
                 attend: [attend::<f32>, attend::<f16>],
@@ -261,6 +304,14 @@ kernels!(portable_kernels, Isa::Portable, portable::Portable, packed::portable::
 kernels!(avx2_kernels, Isa::Avx2, avx2::Avx2, packed::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_kernels, Isa::Avx512, avx512::Avx512, packed::avx2::Avx2, #[target_feature(enable = "avx512f,avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx512_vnni_kernels,
+    Isa::Avx512Vnni,
+    avx512::Avx512,
+    packed::vnni::Vnni,
+    #[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx2,fma,f16c")]
+);
 
 #[cfg(test)]
 mod tests;

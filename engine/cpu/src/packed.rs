@@ -22,6 +22,8 @@ pub(crate) struct PackedRegion {
     to_fill: Vec<(StoredRows, PackedRows)>,
     /// Files and offsets of tensors that were packed.
     held: BTreeSet<(usize, usize)>,
+    /// The one that is not worth it.
+    looked_up_only: Option<(usize, usize)>,
 }
 
 /// Anonymous memory. Pages never written take none.
@@ -37,12 +39,14 @@ const LARGE_PAGE: usize = 2 << 20;
 impl PackedRegion {
     /// A region in which nothing is placed: all weights stay as they are stored.
     pub fn none() -> Self {
-        Self { memory: None, used: 0, to_fill: Vec::new(), held: BTreeSet::new() }
+        Self { memory: None, used: 0, to_fill: Vec::new(), held: BTreeSet::new(), looked_up_only: None }
     }
 
     /// Room for all matrices of `tensors` whose type is packed.
     pub fn reserve(tensors: &TensorIndex) -> Result<Self, CpuError> {
-        let bytes = tensors.by_name.values().map(packed_bytes_max).sum::<usize>();
+        let looked_up_only = tensors.looked_up_only().map(place_of);
+        let multiplied = tensors.by_name.values().filter(|tensor| Some(place_of(tensor)) != looked_up_only);
+        let bytes = multiplied.map(packed_bytes_max).sum::<usize>();
         if bytes == 0 {
             return Ok(Self::none());
         }
@@ -50,12 +54,15 @@ impl PackedRegion {
         // Advice only: small pages work too.
         let _ = map.advise(Advice::HugePage);
         let start = map.as_ptr().align_offset(LARGE_PAGE);
-        Ok(Self { memory: Some(Arc::new(Memory { map, start })), ..Self::none() })
+        Ok(Self { memory: Some(Arc::new(Memory { map, start })), looked_up_only, ..Self::none() })
     }
 
     /// Gives `stored` a place, to be filled by [`fill`](Self::fill). `None`: its type is not packed.
     pub fn place(&mut self, stored: &StoredRows) -> Result<Option<PackedRows>, String> {
         let (Some(memory), Some(packing)) = (&self.memory, packing(stored.dtype)) else { return Ok(None) };
+        if self.looked_up_only == Some((stored.file, stored.offset)) {
+            return Ok(None);
+        }
         let strip_bytes = (packing.strip_bytes)(stored.columns / BLOCK);
         let bytes = stored.rows.div_ceil(OUTPUTS) * strip_bytes;
         let at = memory.start + self.used;
@@ -71,7 +78,7 @@ impl PackedRegion {
 
     /// Whether the tensor, or what begins where it does, has been packed.
     pub fn holds(&self, tensor: &TensorInfo) -> bool {
-        self.held.contains(&(tensor.file, tensor.offset as usize))
+        self.held.contains(&place_of(tensor))
     }
 
     /// Packs everything placed so far, on all threads, and lets go of the stored originals. `progress` hears how many stored bytes are
@@ -93,6 +100,10 @@ impl PackedRegion {
         }
         done
     }
+}
+
+fn place_of(tensor: &TensorInfo) -> (usize, usize) {
+    (tensor.file, tensor.offset as usize)
 }
 
 fn fill_strip(packing: &Packing, stored: &StoredRows, packed: &PackedRows, strip: usize) {

@@ -9,6 +9,7 @@ use domain::{Fault, FaultKind};
 use engine::config::Policy;
 use engine::speculate::Speculation;
 use engine_assets::ModelAssets;
+use engine_cpu::CpuDtype;
 
 use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
@@ -49,7 +50,7 @@ impl Config {
             assets,
             names: vec![name.into()],
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            backend: BackendChoice::Cpu { threads: None },
+            backend: BackendChoice::Cpu { threads: None, dtype: CpuDtype::Auto },
             limits: Limits::default(),
             answers: AnswerOptions::default(),
             speculation: None,
@@ -111,7 +112,7 @@ impl Config {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum BackendChoice {
     /// `threads`: compute threads; `None` takes as many as the process may use.
-    Cpu { threads: Option<usize> },
+    Cpu { threads: Option<usize>, dtype: CpuDtype },
     /// The real engine over tokens that cost nothing to compute, at a scripted speed.
     Fake(FakeSpeed),
 }

@@ -18,6 +18,7 @@ mod metrics;
 mod serve;
 
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
+pub use engine_cpu::CpuDtype;
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
 pub use engine::config::Policy;
 pub use kv_disk::KvDiskConfig;

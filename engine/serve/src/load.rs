@@ -7,7 +7,7 @@ use engine::backend::fake::{Fake, RealTime, Speed};
 use engine::backend::{Backend, Capacity, DeviceError};
 use engine::handle::Handle;
 use engine::step::{Engine, Ports};
-use engine_cpu::{CpuBackend, CpuOptions, KvSize};
+use engine_cpu::{CpuBackend, CpuDtype, CpuOptions, KvSize};
 use engine_text::Text;
 use tokio::sync::oneshot;
 
@@ -35,7 +35,7 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
         Fault::new(FaultKind::Model, what, "fetch the model again, or use one whose tokenizer is supported")
     })?;
     let backend: Box<dyn Backend> = match config.backend {
-        BackendChoice::Cpu { threads } => Box::new(cpu(config, threads, progress)?),
+        BackendChoice::Cpu { threads, dtype } => Box::new(cpu(config, threads, dtype, progress)?),
         BackendChoice::Fake(speed) => Box::new(fake(config, speed)?),
     };
     let mut ports = Ports::new(Instant::now);
@@ -122,10 +122,16 @@ fn fake(config: &Config, speed: FakeSpeed) -> Result<Fake, Fault> {
     Ok(Fake::new(capacity, speed, Box::new(RealTime)))
 }
 
-fn cpu(config: &Config, threads: Option<usize>, progress: &mut dyn FnMut(u64, u64)) -> Result<CpuBackend, Fault> {
+fn cpu(
+    config: &Config,
+    threads: Option<usize>,
+    dtype: CpuDtype,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<CpuBackend, Fault> {
     let limits = &config.limits;
     let options = CpuOptions {
         threads,
+        dtype,
         kv: limits.kv_blocks.map_or(KvSize::Bytes(limits.kv_bytes), KvSize::Blocks),
         block_tokens: limits.block_tokens,
         slots: limits.max_num_seqs,

@@ -25,14 +25,15 @@ const MAX_ROPE_FACTORS: usize = 512;
 #[rustfmt::skip]
 fn dtype(number: u32) -> Result<DType, String> {
     Ok(match number {
-        0 => DType::F32, 1 => DType::F16, 2 => DType::Q4_0, 3 => DType::Q4_1, 8 => DType::Q8_0, 30 => DType::BF16,
+        0 => DType::F32, 1 => DType::F16, 2 => DType::Q4_0, 3 => DType::Q4_1, 6 => DType::Q5_0, 7 => DType::Q5_1,
+        8 => DType::Q8_0, 12 => DType::Q4K, 13 => DType::Q5K, 14 => DType::Q6K, 30 => DType::BF16,
         other => return Err(UNSUPPORTED.iter().find(|(number, _)| *number == other).map_or_else(|| format!("type {other}"), |(_, name)| (*name).to_owned())),
     })
 }
 
 #[rustfmt::skip]
 const UNSUPPORTED: &[(u32, &str)] = &[
-    (6, "Q5_0"), (7, "Q5_1"), (9, "Q8_1"), (10, "Q2_K"), (11, "Q3_K"), (12, "Q4_K"), (13, "Q5_K"), (14, "Q6_K"), (15, "Q8_K"), (16, "IQ2_XXS"),
+    (9, "Q8_1"), (10, "Q2_K"), (11, "Q3_K"), (15, "Q8_K"), (16, "IQ2_XXS"),
     (17, "IQ2_XS"), (18, "IQ3_XXS"), (19, "IQ1_S"), (20, "IQ4_NL"), (21, "IQ3_S"), (22, "IQ2_S"), (23, "IQ4_XS"), (24, "I8"), (25, "I16"), (26, "I32"),
     (27, "I64"), (28, "F64"), (29, "IQ1_M"), (34, "TQ1_0"), (35, "TQ2_0"), (39, "MXFP4"),
 ];

@@ -70,9 +70,9 @@ unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: 
         let mut sums = [[S::splat(0.0); N]; M];
         for block in 0..args.inputs / BLOCK {
             for n in 0..N {
-                let from = weights.add(n * args.row_bytes + block * F::BYTES);
-                S::prefetch(from.wrapping_add(AHEAD_BYTES));
-                let values = F::block::<S>(from);
+                let row = weights.add(n * args.row_bytes);
+                S::prefetch(row.wrapping_add(F::offset(block) + AHEAD_BYTES));
+                let values = F::block::<S>(row, block);
                 for (m, sums) in sums.iter_mut().enumerate() {
                     sums[n] = S::block_fma(values, x.add(m * args.x_stride + block * BLOCK), sums[n]);
                 }
@@ -82,7 +82,7 @@ unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: 
         if tail > 0 {
             let whole = args.inputs - tail;
             for n in 0..N {
-                let values = tail_block::<S, F>(weights.add(n * args.row_bytes + whole / BLOCK * F::BYTES), tail);
+                let values = tail_block::<S, F>(weights.add(n * args.row_bytes + F::offset(whole / BLOCK)), tail);
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let mut padded = [0f32; BLOCK];
                     std::ptr::copy_nonoverlapping(x.add(m * args.x_stride + whole), padded.as_mut_ptr(), tail);
@@ -101,7 +101,7 @@ unsafe fn tail_block<S: Simd, F: Format>(from: *const u8, tail: usize) -> S::Blo
     // SAFETY: `tail` weights are readable, and all types have zero bytes for zero.
     unsafe {
         std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), tail / F::DTYPE.block_len() * F::DTYPE.block_bytes());
-        F::block::<S>(padded.as_ptr())
+        F::block::<S>(padded.as_ptr(), 0)
     }
 }
 
@@ -226,12 +226,12 @@ pub(crate) unsafe fn expand<S: Simd, F: Format>(stored: *const u8, weights: usiz
     // SAFETY: whole blocks, then the tail through a buffer of a block's size.
     unsafe {
         for block in 0..weights / BLOCK {
-            S::block_store(F::block::<S>(stored.add(block * F::BYTES)), out.add(block * BLOCK));
+            S::block_store(F::block::<S>(stored, block), out.add(block * BLOCK));
         }
         if tail > 0 {
             let whole = weights - tail;
             let mut padded = [0f32; BLOCK];
-            S::block_store(tail_block::<S, F>(stored.add(whole / BLOCK * F::BYTES), tail), padded.as_mut_ptr());
+            S::block_store(tail_block::<S, F>(stored.add(F::offset(whole / BLOCK)), tail), padded.as_mut_ptr());
             std::ptr::copy_nonoverlapping(padded.as_ptr(), out.add(whole), tail);
         }
     }

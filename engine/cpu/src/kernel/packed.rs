@@ -12,6 +12,8 @@ pub(crate) mod format;
 pub(crate) mod lanes;
 pub(crate) mod pack;
 pub(crate) mod portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod vnni;
 
 use self::activation::{ActivationBlock, ROWS};
 use self::format::Packed;

@@ -30,7 +30,7 @@ pub fn scripted() -> Arc<ModelAssets> {
 /// The CPU backend, one thread, small.
 pub fn cpu(assets: Arc<ModelAssets>) -> Config {
     let mut config = Config::new(assets, NAME);
-    config.backend = BackendChoice::Cpu { threads: Some(1) };
+    config.backend = BackendChoice::Cpu { threads: Some(1), dtype: engine_serve::CpuDtype::Float32 };
     config.limits.kv_blocks = Some(512);
     config
 }

@@ -188,3 +188,85 @@ macro_rules! minimum_type {
 
 offset_type!(Q4_0, 8, false);
 minimum_type!(Q4_1, false);
+offset_type!(Q5_0, 16, true);
+minimum_type!(Q5_1, true);
+
+/// Bytes of scales of one part of a super-block of Q4_K or Q5_K: eight scales, eight minima.
+pub(crate) const PART_SCALES: usize = 2 * OUTPUTS;
+
+/// `d × scale × q − m × minimum`, in super-blocks: Q4_K and Q5_K. Their record is the eight `d`, the eight `m`, then each part's scales.
+macro_rules! super_type {
+    ($name:ident, $fifth:expr) => {
+        pub(crate) struct $name;
+
+        impl Packed for $name {
+            const DTYPE: DType = DType::$name;
+            const SCALE_BYTES: usize = 2 * HALVES + Self::UNIT * PART_SCALES;
+            const QUANT_BYTES: usize = if $fifth { 5 } else { 4 } * VECTOR;
+
+            #[inline(always)]
+            unsafe fn block<L: Lanes, const M: usize>(
+                scales: *const u8,
+                quants: *const u8,
+                block: usize,
+                x: *const ActivationBlock,
+                sums: &mut [L::Floats; M],
+            ) {
+                // SAFETY: the caller's promises.
+                unsafe {
+                    let dots = nibble_dots::<L, M, $fifth>(quants, x);
+                    let part = scales.add(2 * HALVES + block * PART_SCALES);
+                    // Both products are exact: eleven bits by six.
+                    let scale = L::mul(L::halves(scales), L::small(part));
+                    accumulate::<L, M>(dots, scale, x, sums);
+                    let minimum = L::mul(L::halves(scales.add(HALVES)), L::small(part.add(OUTPUTS)));
+                    for (m, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::fnma(minimum, L::splat((*x.add(m)).scaled_sum), *sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+super_type!(Q4K, false);
+super_type!(Q5K, true);
+
+/// `d × scale × (q − 32)`, in super-blocks, a scale for 16 inputs. The record is the eight `d`, then each part's eight first and eight
+/// second scales. Quants are nibbles, then two vectors of the upper two bits: for inputs `4v ..` and `16 + 4v ..` at bit `2v`.
+pub(crate) struct Q6K;
+
+impl Packed for Q6K {
+    const DTYPE: DType = DType::Q6K;
+    const SCALE_BYTES: usize = HALVES + Self::UNIT * PART_SCALES;
+    const QUANT_BYTES: usize = 6 * VECTOR;
+
+    #[inline(always)]
+    unsafe fn block<L: Lanes, const M: usize>(
+        scales: *const u8,
+        quants: *const u8,
+        block: usize,
+        x: *const ActivationBlock,
+        sums: &mut [L::Floats; M],
+    ) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let mut halves = [[L::no_sum(); 2]; M];
+            for vector in 0..4 {
+                let nibbles = L::nibbles(L::bytes(quants.add(vector * VECTOR)));
+                for half in 0..2 {
+                    let bits = L::bytes(quants.add((4 + half) * VECTOR));
+                    let w = L::with_sixth_bits(nibbles[half], bits, 2 * vector as i32);
+                    let size = L::magnitudes(w);
+                    for (m, sums) in halves.iter_mut().enumerate() {
+                        sums[half] = L::dot_signed(sums[half], w, size, four::<L>(x, m, 16 * half + 4 * vector));
+                    }
+                }
+            }
+            let part = scales.add(HALVES + block * PART_SCALES).cast::<i8>();
+            let (first, second) = (L::scale(part), L::scale(part.add(OUTPUTS)));
+            let dots = halves.map(|[a, b]| L::add_scaled(L::add_scaled(L::no_ints(), first, a), second, b));
+            accumulate::<L, M>(dots, L::halves(scales), x, sums);
+        }
+    }
+}
