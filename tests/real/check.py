@@ -47,7 +47,7 @@ def generation(gateway, model):
 
 
 def main():
-    with trackside.running("up", "--json", "--any-port", "--model", sys.argv[1]) as bound:
+    with trackside.running("up", "--json", "--any-port", "--model", sys.argv[1], "--", "--dtype", "float32") as bound:
         listed = trackside.until("a gateway that has a model", lambda: json.loads(trackside.get(bound["gateway"], "/v1/models")[1])["data"])
         checks = failed = 0
         for what, found, expected in [*tokenizer(bound["engines"][0]["address"]), *generation(bound["gateway"], listed[0]["id"])]:

@@ -13,7 +13,8 @@ async fn twenty_questions_have_the_committed_answers() {
     let golden: Value = serde_json::from_str(&tree::read(&tree::root().join("cli/builtin/answers.json"))).expect("JSON");
     let cases = golden["cases"].as_array().expect("cases");
     assert_eq!(cases.len(), 20);
-    let mut engine = Process::start(PROGRAM, &["engine", "--model", "builtin", "--port", "0", "--no-kv-events"]);
+    let mut engine =
+        Process::start(PROGRAM, &["engine", "--model", "builtin", "--port", "0", "--no-kv-events", "--dtype", "float32"]);
     let address = engine.address("/address");
     let http = Http::default();
     let health = format!("http://{address}/health");

@@ -107,8 +107,7 @@ impl CpuBackend {
         };
         let kernels = Kernels::of(isa).ok_or(CpuError::Isa(isa))?;
         let group = config.heads / config.kv_heads;
-        let mut device =
-            CpuDevice::new(kernels, options.threads(), options.dtype, capacity, shape, group, &assets.tensors)?;
+        let mut device = CpuDevice::new(kernels, options.threads(), options.dtype, capacity, shape, group, &assets.tensors)?;
         let model = model::load(config, &assets.tensors, &mut device)
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
         device.ready_weights(&assets.tensors, progress);

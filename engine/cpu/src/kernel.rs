@@ -24,10 +24,10 @@ use engine_assets::DType;
 
 use self::attend::{Attend, Finish, StoreKv};
 use self::elementwise::{GateMul, RmsNorm, Rotate};
-pub(crate) use self::simd::BLOCK;
 use self::linear::{Linear, PANEL_MIN_ROWS};
 use self::packed::PackedLinear;
 use self::packed::activation::Quantize;
+pub(crate) use self::simd::BLOCK;
 use crate::kv::KvDtype;
 
 /// An instruction set for which kernels are compiled.

@@ -18,8 +18,8 @@ mod metrics;
 mod serve;
 
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
-pub use engine_cpu::CpuDtype;
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
 pub use engine::config::Policy;
+pub use engine_cpu::CpuDtype;
 pub use kv_disk::KvDiskConfig;
 pub use serve::{Bound, Progress, Server, bind};

@@ -254,7 +254,7 @@ fn rope_scaling() {
 
 #[test]
 fn what_nobody_reads_is_told() {
-    let model = opens(|gguf| gguf.tensor("v.blk.0.image.weight", 0, &[4]).raw_tensor("blk.7.strange.weight", 14, &[256, 2], 0));
+    let model = opens(|gguf| gguf.tensor("v.blk.0.image.weight", 0, &[4]).raw_tensor("blk.7.strange.weight", 10, &[256, 2], 0));
     let warning = &model.warnings[0];
     assert!(
         warning.contains("2 tensors") && warning.contains("v.blk.0.image.weight") && warning.contains("blk.7.strange.weight"),

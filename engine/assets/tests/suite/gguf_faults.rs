@@ -108,9 +108,9 @@ fn tensors() {
         &["blk.0.ffn_up.weight", "[32, 64]", "[64, 32]"],
     );
     refuses(
-        |g| g.without_tensor("blk.0.ffn_up.weight").raw_tensor("blk.0.ffn_up.weight", 12, &[32, 64], 0),
+        |g| g.without_tensor("blk.0.ffn_up.weight").raw_tensor("blk.0.ffn_up.weight", 10, &[32, 64], 0),
         Unsupported,
-        &["blk.0.ffn_up.weight", "Q4_K", "Q4_0"],
+        &["blk.0.ffn_up.weight", "Q2_K", "Q4_0"],
     );
     refuses(
         |g| g.without_tensor("blk.0.ffn_up.weight").raw_tensor("blk.0.ffn_up.weight", 4711, &[32, 64], 0),

@@ -7,15 +7,9 @@ use half::f16;
 
 use super::simd::BLOCK;
 
-/// Blocks of 32 weights in a super-block.
-pub(crate) const SUPER: usize = 8;
-
 /// Bytes of whole blocks: of 32 weights, or of 256.
 pub(crate) const Q5_0_BYTES: usize = 22;
 pub(crate) const Q5_1_BYTES: usize = 24;
-pub(crate) const Q4_K_BYTES: usize = 144;
-pub(crate) const Q5_K_BYTES: usize = 176;
-pub(crate) const Q6_K_BYTES: usize = 210;
 
 pub(crate) fn half(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
@@ -79,9 +73,6 @@ pub(crate) fn q6_k_scales(block: &[u8], part: usize) -> [i8; 2] {
 
 /// Where Q6_K's f16 stands.
 pub(crate) const Q6_K_SCALE_AT: usize = 208;
-
-/// The 32 weights of a block or of a part of a super-block.
-pub(crate) type Expand = fn(&[u8], usize) -> [f32; BLOCK];
 
 pub(crate) fn expand_q5_0(block: &[u8], _: usize) -> [f32; BLOCK] {
     let scale = half(block, 0);

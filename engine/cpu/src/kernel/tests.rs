@@ -9,7 +9,21 @@ use super::elementwise::{GateMul, RmsNorm};
 use super::linear::{Linear, panel_len};
 use super::*;
 
-const DTYPES_ALL: [DType; DTYPES] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
+mod packed;
+
+const DTYPES_ALL: [DType; DTYPES] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q4K,
+    DType::Q5K,
+    DType::Q6K,
+];
 
 fn kernels() -> impl Iterator<Item = &'static Kernels> {
     Isa::available().into_iter().map(|isa| Kernels::of(isa).unwrap())
@@ -34,6 +48,20 @@ impl Noise {
 
     fn values(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.value()).collect()
+    }
+
+    /// A block with arbitrary numbers and small scales.
+    fn block(&mut self, dtype: DType) -> Vec<u8> {
+        let mut block: Vec<u8> = (0..dtype.block_bytes()).map(|_| self.bits() as u8).collect();
+        let halves: &[usize] = match dtype {
+            DType::Q5_1 | DType::Q4_1 | DType::Q4K | DType::Q5K => &[0, 2],
+            DType::Q6K => &[ggml::Q6_K_SCALE_AT],
+            _ => &[0],
+        };
+        for at in halves {
+            block[*at..at + 2].copy_from_slice(&f16::from_f32(self.value() / 64.0).to_le_bytes());
+        }
+        block
     }
 
     /// Stored weights, and what they mean by GGML's definition of the type.
@@ -62,6 +90,13 @@ impl Noise {
                     stored.extend(scale.to_le_bytes());
                     stored.extend(quants.map(|q| q as u8));
                     meant.extend(quants.map(|q| scale.to_f32() * f32::from(q)));
+                }
+                DType::Q5_0 | DType::Q5_1 | DType::Q4K | DType::Q5K | DType::Q6K => {
+                    let block = self.block(dtype);
+                    for part in 0..dtype.block_len() / 32 {
+                        meant.extend(packed::expand(dtype)(&block, part));
+                    }
+                    stored.extend(block);
                 }
                 DType::Q4_0 | DType::Q4_1 => {
                     let (scale, minimum) = (f16::from_f32(self.value() / 8.0), f16::from_f32(self.value()));
@@ -181,7 +216,7 @@ fn check_linear(dtype: DType, inputs: usize, outputs: usize) {
 fn products_depend_on_their_inputs_alone() {
     for dtype in DTYPES_ALL {
         for (inputs, outputs) in [(32, 1), (96, 7), (576, 26)] {
-            check_linear(dtype, inputs, outputs);
+            check_linear(dtype, inputs.max(dtype.block_len()).next_multiple_of(dtype.block_len()), outputs);
         }
         if dtype.block_len() == 1 {
             for (inputs, outputs) in [(1, 3), (17, 5), (72, 25), (148, 9)] {

@@ -13,7 +13,7 @@ use engine::observe::Stats;
 use engine::request::{FinishRules, Finished, NewRequest, Output, Sampling, SamplingExtras};
 use engine::speculate::Speculation;
 use engine::step::{Activity, Engine, Ports};
-use engine_cpu::{CpuOptions, Isa, KvSize};
+use engine_cpu::{CpuDtype, CpuOptions, Isa, KvSize};
 
 use crate::checkpoints::load;
 use crate::support::{fixtures, options};
@@ -55,6 +55,7 @@ fn request(number: usize) -> (Vec<u32>, Sampling, Option<Arc<SamplingExtras>>) {
 #[derive(Clone, Copy)]
 struct Case {
     threads: usize,
+    dtype: CpuDtype,
     isa: Option<Isa>,
     blocks: usize,
     /// Most prompt tokens of one request in one step.
@@ -70,6 +71,7 @@ struct Case {
 
 const ALONE: Case = Case {
     threads: 1,
+    dtype: CpuDtype::Float32,
     isa: None,
     blocks: 1024,
     chunk: usize::MAX,
@@ -84,8 +86,8 @@ type Answer = Vec<Output>;
 
 /// The answer to every request, in order, and what the engine counted. `rounds` submits everything again.
 fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Answer>, Stats) {
-    let Case { threads, isa, blocks, chunk, prefix_caching, host_blocks, together, drafts } = case;
-    let backend = load(model, &CpuOptions { threads: Some(threads), isa, kv: KvSize::Blocks(blocks), ..options() });
+    let Case { threads, dtype, isa, blocks, chunk, prefix_caching, host_blocks, together, drafts } = case;
+    let backend = load(model, &CpuOptions { threads: Some(threads), dtype, isa, kv: KvSize::Blocks(blocks), ..options() });
     let capacity = engine::backend::Backend::capacity(&backend);
     let default = Config::for_device(&capacity);
     let prefill_chunk_tokens_max = chunk.min(default.max_num_batched_tokens);
@@ -152,11 +154,16 @@ fn check(model: &Path, expected: &[Answer], case: Case, name: &str) -> Stats {
 }
 
 fn check_model(model: &str) {
+    check_model_in(CpuDtype::Float32, model);
+}
+
+fn check_model_in(dtype: CpuDtype, model: &str) {
+    let alone = Case { dtype, ..ALONE };
     let model = &fixtures().join("models").join(model);
-    let (expected, _) = run(model, ALONE, 1);
+    let (expected, _) = run(model, alone, 1);
     let tokens = |answer: &Answer| answer.iter().filter(|output| matches!(output, Output::Token { .. })).count();
     assert!(expected.iter().all(|answer| tokens(answer) == TOKENS as usize));
-    let together = Case { together: REQUESTS, ..ALONE };
+    let together = Case { together: REQUESTS, ..alone };
     check(model, &expected, together, "in a batch of 64");
     check(model, &expected, Case { threads: 2, ..together }, "with two threads");
     for chunk in [1, 7, 16] {
@@ -170,7 +177,7 @@ fn check_model(model: &str) {
     assert_eq!(twice[REQUESTS..], expected, "when all prompts are cached");
     let drafted = check(model, &expected, Case { drafts: Some(4), ..together }, "with drafts");
     assert!(drafted.accepted_tokens > 50, "of {} drafts {} are accepted", drafted.draft_tokens, drafted.accepted_tokens);
-    check(model, &expected, Case { drafts: Some(7), ..ALONE }, "alone with drafts");
+    check(model, &expected, Case { drafts: Some(7), ..alone }, "alone with drafts");
     let everything = Case { blocks: 48, chunk: 7, prefix_caching: true, threads: 2, drafts: Some(3), ..together };
     check(model, &expected, everything, "with all of it at once");
     let (offloaded, stats) = run(model, Case { host_blocks: 1024, ..everything }, 2);
@@ -191,6 +198,17 @@ fn tokens_depend_on_the_request_alone_q4_1() {
 }
 
 /// Windows, two rotations, norms around layers.
+/// Packed weights by activations of eight bits: the same promise.
+#[test]
+fn tokens_depend_on_the_request_alone_auto() {
+    check_model_in(CpuDtype::Auto, "gguf-q4_1");
+}
+
+#[test]
+fn tokens_depend_on_the_request_alone_auto_experts() {
+    check_model_in(CpuDtype::Auto, "gguf-qwen3moe-q8_0");
+}
+
 #[test]
 fn tokens_depend_on_the_request_alone_gemma3() {
     check_model("gemma3");

@@ -16,11 +16,7 @@ type F = __m256;
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn to_fifth(bits: I, bit: i32) -> I {
-    if bit < 4 {
-        _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - bit))
-    } else {
-        _mm256_srl_epi16(bits, _mm_cvtsi32_si128(bit - 4))
-    }
+    if bit < 4 { _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - bit)) } else { _mm256_srl_epi16(bits, _mm_cvtsi32_si128(bit - 4)) }
 }
 
 #[rustfmt::skip]
