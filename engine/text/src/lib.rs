@@ -8,9 +8,13 @@
 mod chat;
 mod detokenizer;
 mod error;
+mod marker;
 mod python;
+pub mod reasoning;
+pub mod reply;
 mod stop;
 mod tokenizer;
+pub mod tools;
 
 use std::sync::Arc;
 
@@ -21,7 +25,10 @@ pub use crate::detokenizer::Detokenizer;
 pub use crate::error::TextError;
 pub use crate::stop::{StopMatcher, StopStep};
 
+pub use crate::tokenizer::Surface;
+
 use crate::chat::Templates;
+use crate::reply::ReplyFormat;
 use crate::tokenizer::{Bytes, Special, Words, unpanicked};
 
 /// A model's text side. Cloning shares everything.
@@ -39,13 +46,16 @@ struct Inner {
     /// One past the largest id.
     vocab_size: usize,
     templates: Templates,
+    reply_format: ReplyFormat,
 }
 
 impl Text {
     /// Builds the tokenizer and compiles the templates. A template that does not compile is an error of chat requests, not of this.
     pub fn new(assets: &TextAssets) -> Result<Self, TextError> {
         let tokenizer::Built { tokenizer, words, special, bytes, vocab_size } = tokenizer::build(assets)?;
-        Ok(Self(Arc::new(Inner { tokenizer, words, special, bytes, vocab_size, templates: Templates::new(assets) })))
+        let templates = Templates::new(assets);
+        let reply_format = ReplyFormat::of(assets);
+        Ok(Self(Arc::new(Inner { tokenizer, words, special, bytes, vocab_size, templates, reply_format })))
     }
 
     /// The token ids of a text. Special tokens written out in it count as special tokens, as in transformers.
@@ -105,9 +115,19 @@ impl Text {
         self.0.bytes.as_ref().map(|bytes| bytes.of(id))
     }
 
+    /// What a token is to whoever writes text with tokens, such as a grammar.
+    pub fn surface(&self, id: u32) -> Surface {
+        tokenizer::surface(self, id)
+    }
+
     /// One past the largest token id of the tokenizer. The model's own vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.0.vocab_size
+    }
+
+    /// How the model writes its thought and its tool calls, as far as its chat templates tell.
+    pub fn reply_format(&self) -> ReplyFormat {
+        self.0.reply_format
     }
 
     /// Does the model come with a chat template?

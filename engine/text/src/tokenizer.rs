@@ -2,6 +2,7 @@
 
 mod bytes;
 mod gguf;
+mod surface;
 mod words;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +11,8 @@ use engine_assets::{SpecialToken, TextAssets, TokenizerSource};
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 pub(crate) use self::bytes::{Bytes, push_lossy};
+pub use self::surface::Surface;
+pub(crate) use self::surface::surface;
 pub(crate) use self::words::Words;
 use crate::error::TextError;
 

@@ -4,6 +4,7 @@
 mod broken;
 mod golden;
 mod messages;
+mod reply;
 mod stop;
 mod stream;
 mod template;

@@ -109,3 +109,24 @@ proptest! {
         }
     }
 }
+
+/// The surfaces of a text's tokens, end to end, are its bytes: what a grammar sees is what a client reads.
+#[test]
+fn surfaces_of_tokens_make_the_text() {
+    for text in [crate::golden::sentence_piece(), crate::golden::text(&crate::golden::model("llama"))] {
+        for input in ["a b  c", "Grüße, 🚂\n\tx", "\u{0} \u{7f}", "don't 123 x <s>"] {
+            let ids = text.encode(input, false).expect("a text");
+            let mut bytes = Vec::new();
+            for id in ids {
+                match text.surface(id) {
+                    engine_text::Surface::Text(surface) => bytes.extend(surface),
+                    engine_text::Surface::Special(token) => bytes.extend(token.into_bytes()),
+                    engine_text::Surface::None => panic!("token {id} of {input:?} is none"),
+                }
+            }
+            let made = String::from_utf8(bytes).expect("UTF-8");
+            assert_eq!(made.strip_prefix(' ').filter(|_| !input.starts_with(' ')).unwrap_or(&made), input);
+        }
+        assert_eq!(text.surface(u32::MAX), engine_text::Surface::None);
+    }
+}
