@@ -11,6 +11,7 @@
 
 mod config;
 mod edge;
+mod guide;
 mod in_flight;
 mod kv_disk;
 mod load;

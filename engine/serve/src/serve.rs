@@ -19,6 +19,7 @@ use crate::edge::app::{App, Life, Ready};
 use crate::edge::http;
 use crate::edge::kv_events::{self, BoundEvents, EventQueue};
 use crate::edge::responses::store::Store;
+use crate::guide::Guides;
 use crate::in_flight::{Changed, Ledger};
 use crate::load::{self, Loaded};
 use crate::metrics::{CacheFacts, Labels, Metrics};
@@ -187,7 +188,8 @@ async fn load(
         blocks: limits.capacity.kv_blocks,
         prefix_caching: limits.config.prefix_caching,
     });
-    app.open(Ready { handle: loaded.handle.clone(), text: loaded.text.clone() });
+    let guides = Guides::start(loaded.text.clone(), limits.capacity.vocabulary, app.generation.eos.clone());
+    app.open(Ready { handle: loaded.handle.clone(), text: loaded.text.clone(), guides });
     progress(Progress::Ready);
     Ok(loaded)
 }

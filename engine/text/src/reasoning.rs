@@ -74,6 +74,13 @@ pub static FORMATS: &[ReasoningFormat] = &[
     },
 ];
 
+/// A format is its name.
+impl PartialEq for ReasoningFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
 impl ReasoningFormat {
     /// The format of this name.
     pub fn named(name: &str) -> Option<&'static Self> {

@@ -29,7 +29,7 @@ pub enum Delta {
 }
 
 /// How a model's replies are read; either part may be absent.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ReplyFormat {
     pub reasoning: Option<&'static ReasoningFormat>,
     pub tools: Option<&'static ToolFormat>,

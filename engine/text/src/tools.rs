@@ -58,6 +58,13 @@ pub static FORMATS: &[&ToolFormat] = &[
 /// Calls as `tool_choice: required` makes a model write them under its schema: a list of `{"name", "parameters"}`.
 pub static REQUIRED: &ToolFormat = &listed::REQUIRED;
 
+/// A format is its name.
+impl PartialEq for ToolFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
 impl std::fmt::Debug for ToolFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ToolFormat({})", self.names[0])

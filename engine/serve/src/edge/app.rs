@@ -16,6 +16,7 @@ use super::answer::ApiError;
 use super::kv_events::{BoundEvents, KvEventsConfig};
 use super::responses::store::Store;
 use crate::config::AnswerOptions;
+use crate::guide::Guides;
 use crate::in_flight::{Changed, Ledger};
 use crate::metrics::Metrics;
 
@@ -74,6 +75,7 @@ impl Life {
 pub(crate) struct Ready {
     pub handle: Handle,
     pub text: Text,
+    pub guides: Arc<Guides>,
 }
 
 impl App {

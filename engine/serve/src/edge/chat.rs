@@ -7,10 +7,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
+use engine_text::reply::Delta as Call;
 use http::{HeaderMap, StatusCode};
 use proto::openai::{
-    CHAT_COMPLETION, CHAT_COMPLETION_CHUNK, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, Delta, Message,
-    RequestMetrics, Usage,
+    CHAT_COMPLETION, CHAT_COMPLETION_CHUNK, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, Delta, FunctionDelta,
+    Message, RequestMetrics, ToolCallDelta, Usage,
 };
 
 use super::answer::{ApiError, json};
@@ -32,10 +33,11 @@ pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let begun = work::run(app, body.len(), move |app| {
+    let begun = work::run(app, work::weight(&body), move |app| {
         generate::begin(app, Endpoint::Chat, &headers, proto::openai::read(&body)?, arrived)
     });
     let Begun { head, plan, mut generation } = begun.await?;
+    generation.part();
     if plan.shape.stream {
         return stream::answer(generation, ChatEvents { head, plan, begun: false }).await;
     }
@@ -48,10 +50,13 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
     if !head.spoken.is_empty() {
         grown.iter_mut().for_each(|grown| grown.text.insert_str(0, &head.spoken));
     }
+    for call in grown.iter_mut().flat_map(|grown| &mut grown.calls) {
+        call.id = call_id(plan);
+    }
     let ids = |ids| plan.shape.token_ids.then_some(ids);
     let choices = (0..).zip(&grown).map(|(index, grown)| ChatChoice {
         index,
-        message: Message::new(&head.role, Some(&grown.text)),
+        message: message(&head.role, grown),
         logprobs: plan.logprobs.generated.map(|shown| head.speller(plan).chat(&grown.logprobs, shown)),
         finish_reason: grown.finish_reason(),
         stop_reason: grown.stop_reason(),
@@ -79,6 +84,23 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
         metrics: generation.metrics(),
     };
     json(StatusCode::OK, &body)
+}
+
+/// A choice's message. As in vLLM, content that is not there is `null` where there is something else.
+fn message<'a>(role: &'a str, grown: &'a Grown) -> Message<'a> {
+    let alone = grown.calls.is_empty() && grown.reasoning.is_empty();
+    let content = Some(grown.text.as_str()).filter(|text| alone || !text.is_empty());
+    let reasoning = Some(grown.reasoning.as_str()).filter(|text| !text.is_empty());
+    Message { tool_calls: &grown.calls, reasoning, ..Message::new(role, content) }
+}
+
+/// A new id of a call, as vLLM makes them.
+fn call_id(plan: &Plan) -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    match plan.reply.format.tools.is_some_and(|format| format.short_ids) {
+        true => (0..9).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect(),
+        false => format!("chatcmpl-tool-{:032x}", rand::random::<u128>()),
+    }
 }
 
 struct ChatEvents {
@@ -143,6 +165,31 @@ impl ChatEvents {
     }
 }
 
+/// One entry of a delta's calls.
+struct Called<'a> {
+    index: u32,
+    id: Option<String>,
+    name: Option<&'a str>,
+    arguments: &'a str,
+}
+
+impl Called<'_> {
+    fn delta(&self) -> ToolCallDelta<'_> {
+        let kind = self.id.as_ref().map(|_| "function");
+        let function = FunctionDelta { name: self.name, arguments: self.arguments };
+        ToolCallDelta { id: self.id.as_deref(), kind, index: self.index, function }
+    }
+}
+
+fn calls<'a>(plan: &Plan, piece: &'a Piece) -> Vec<Called<'a>> {
+    let called = |call: &'a Call| match call {
+        Call::Call { index, name } => Some(Called { index: *index, id: Some(call_id(plan)), name: Some(name), arguments: "" }),
+        Call::Arguments { index, fragment } => Some(Called { index: *index, id: None, name: None, arguments: fragment }),
+        Call::Content(_) | Call::Reasoning(_) => None,
+    };
+    piece.calls.iter().filter_map(called).collect()
+}
+
 fn bare(index: u32, delta: Delta<'_>) -> ChatChunkChoice<'_> {
     ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None, token_ids: None }
 }
@@ -155,7 +202,15 @@ impl Events for ChatEvents {
         let shape = &self.plan.shape;
         let choice = &generation.choices[index as usize];
         let end = piece.end.as_ref();
-        let delta = Delta { content: Some(&piece.text), ..Delta::default() };
+        let calls = calls(&self.plan, &piece);
+        let deltas: Vec<_> = calls.iter().map(Called::delta).collect();
+        let parted = !piece.reasoning.is_empty() || !deltas.is_empty();
+        let delta = Delta {
+            content: Some(piece.text.as_str()).filter(|text| !parted || !text.is_empty()),
+            reasoning: Some(piece.reasoning.as_str()).filter(|text| !text.is_empty()),
+            tool_calls: &deltas,
+            ..Delta::default()
+        };
         let chunk = ChatChunkChoice {
             finish_reason: end.map(|end| end.finish_reason),
             stop_reason: end.and_then(|end| end.stop_reason.as_ref()),

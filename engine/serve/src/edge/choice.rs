@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use engine::handle::Handle;
 use engine::request::{FinishReason, Finished, Logprobs, Output, RequestId};
+use engine_text::reply::{Delta, Reply};
 use engine_text::{Detokenizer, StopMatcher};
 use proto::openai::RequestMetrics;
 use serde_json::Value;
 
 use super::answer::ApiError;
 use super::logprobs::Told;
-use super::plan::Plan;
+use super::plan::{Plan, Reads};
 use super::prompt::Prompt;
 use crate::in_flight::Entry;
 
@@ -49,6 +50,8 @@ pub struct Choice {
     plan: Arc<Plan>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
+    /// Parts a chat's text into thought, content and calls; `None`: all is content.
+    reply: Option<Reply>,
     prompt: Prompt,
     /// Of all tokens of the prompt but the first.
     prompt_logprobs: Vec<Logprobs>,
@@ -76,6 +79,10 @@ struct Times {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Piece {
     pub text: String,
+    /// What the model says to itself.
+    pub reasoning: String,
+    /// Calls that begin, and pieces of their arguments.
+    pub calls: Vec<Delta>,
     /// Filled where the answer shows ids.
     pub tokens: Vec<u32>,
     /// Filled where the answer shows log probabilities.
@@ -108,6 +115,7 @@ impl Choice {
             plan,
             detokenizer,
             stops,
+            reply: None,
             prompt,
             prompt_logprobs: Vec::new(),
             cached: 0,
@@ -122,6 +130,33 @@ impl Choice {
     /// The engine has it from now on.
     pub fn runs(&mut self, running: Running) {
         self.running = Some(running);
+    }
+
+    /// Its text is read by `reply` from now on.
+    pub fn reads(&mut self, reply: Option<Reply>) {
+        self.reply = reply;
+    }
+
+    /// Parts the text of a piece.
+    fn part(&mut self, piece: &mut Piece) {
+        let Some(reply) = &mut self.reply else { return };
+        let mut deltas = Vec::new();
+        reply.feed(&std::mem::take(&mut piece.text), &mut deltas);
+        if let Some(end) = &mut piece.end {
+            reply.finish(&mut deltas);
+            // As in vLLM, a call that the client named ends as any text does.
+            if reply.calls() > 0 && end.finish_reason == "stop" && !matches!(self.plan.reply.reads, Reads::Named(_)) {
+                end.finish_reason = "tool_calls";
+            }
+        }
+        for delta in deltas {
+            match delta {
+                Delta::Content(text) => piece.text.push_str(&text),
+                Delta::Reasoning(text) if self.plan.reply.include_reasoning => piece.reasoning.push_str(&text),
+                Delta::Reasoning(_) => {}
+                call => piece.calls.push(call),
+            }
+        }
     }
 
     pub fn prompt(&self) -> &Prompt {
@@ -153,7 +188,7 @@ impl Choice {
         if self.ended {
             return Ok(None);
         }
-        let piece = match output {
+        let mut piece = match output {
             Output::Admitted { cached_tokens } => {
                 self.cached = cached_tokens;
                 self.in_flight.done(cached_tokens.into());
@@ -168,6 +203,7 @@ impl Choice {
             Output::Token { token, logprobs } => self.token(token, logprobs),
             Output::Finished(finished) => self.finish(finished)?,
         };
+        self.part(&mut piece);
         self.ended = piece.end.is_some();
         Ok(self.gather(piece))
     }
@@ -178,6 +214,8 @@ impl Choice {
             ..=1 => piece,
             interval => {
                 self.held.text.push_str(&piece.text);
+                self.held.reasoning.push_str(&piece.reasoning);
+                self.held.calls.extend(piece.calls);
                 self.held.tokens.extend(piece.tokens);
                 self.held.logprobs.extend(piece.logprobs);
                 self.held.end = piece.end;
@@ -187,8 +225,12 @@ impl Choice {
                 std::mem::take(&mut self.held)
             }
         };
-        let says_something =
-            !piece.text.is_empty() || piece.end.is_some() || !piece.tokens.is_empty() || !piece.logprobs.is_empty();
+        let says_something = !piece.text.is_empty()
+            || !piece.reasoning.is_empty()
+            || !piece.calls.is_empty()
+            || piece.end.is_some()
+            || !piece.tokens.is_empty()
+            || !piece.logprobs.is_empty();
         says_something.then_some(piece)
     }
 

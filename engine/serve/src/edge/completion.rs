@@ -31,7 +31,7 @@ pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let begun = work::run(app, body.len(), move |app| {
+    let begun = work::run(app, work::weight(&body), move |app| {
         generate::begin(app, Endpoint::Completion, &headers, proto::openai::read(&body)?, arrived)
     });
     let Begun { head, plan, mut generation } = begun.await?;

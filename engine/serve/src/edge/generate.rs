@@ -8,14 +8,15 @@ use http::HeaderMap;
 use proto::openai::Request;
 use proto::state::REPLICA_HEADER;
 
-use super::answer::ApiError;
-use super::generation::{Generation, Indexed, gone};
+use super::answer::{ApiError, sentence};
+use super::generation::{Generation, Indexed, Reading, gone};
 use super::logprobs::Speller;
 use super::plan::{Endpoint, ModelFacts, Plan};
 use super::prompt::{self, Prompts};
 use super::request_id::answer_id;
 use crate::edge::app::{App, Ready};
 use crate::edge::rank;
+use crate::guide::NotCompiled;
 
 const PRIORITY_HEADER: &str = "x-vllm-priority";
 
@@ -78,13 +79,30 @@ pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: Reques
     let model = app.named(request.model.as_deref())?;
     app.ready()?;
     let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
-    let (ready, plan, Prompts { prompts, role, spoken }) = planned(app, endpoint, headers, request)?;
+    let (ready, plan, Prompts { prompts, role, spoken, opening }) = planned(app, endpoint, headers, request)?;
+    let compiled = plan.spec.as_ref().map(|spec| ready.guides.compile(spec)).transpose().map_err(not_compiled)?;
+    let vocabulary = ready.handle.limits().capacity.vocabulary;
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let generation = Generation::submit(app, ready, &plan, prompts, replica.as_ref(), arrived)?;
+    let reading = Reading {
+        opening,
+        guide: compiled.map(|compiled| (Arc::clone(&ready.guides), compiled)),
+        text: ready.text.clone(),
+        vocabulary,
+    };
+    let generation = Generation::submit(app, ready, &plan, prompts, replica.as_ref(), arrived, reading)?;
     let fingerprint = Arc::clone(&app.fingerprint);
     let text = ready.text.clone();
     let head = Head { id, created: unix_s(), model, fingerprint, text, role, spoken };
     Ok(Begun { head, plan, generation })
+}
+
+fn not_compiled(error: NotCompiled) -> ApiError {
+    let message = sentence(&error);
+    match error {
+        NotCompiled::Refused(error) => proto::openai::ErrorBody::new(400, message).naming(error.param).into(),
+        NotCompiled::NoVocabulary(_) => ApiError::new(http::StatusCode::NOT_IMPLEMENTED, message),
+        NotCompiled::Busy => ApiError::unavailable(message),
+    }
 }
 
 /// The first piece, which an answer in one body waits for: whatever fails until then is an error with a status.

@@ -10,6 +10,9 @@ use std::time::Instant;
 use domain::ReplicaId;
 use engine::handle::Handle;
 use engine::request::{NewRequest, Output};
+use engine::sample::LogitMask;
+use engine_text::Text;
+use engine_text::reasoning::Opening;
 use http::StatusCode;
 use proto::openai::{PromptTokensDetails, RequestMetrics, Usage};
 use tokio::sync::mpsc;
@@ -19,6 +22,7 @@ use super::choice::{Choice, Piece, Running};
 use super::plan::Plan;
 use super::prompt::Prompt;
 use crate::edge::app::{App, Ready};
+use crate::guide::{Compiled, Guide, Guides};
 use crate::metrics::Metrics;
 
 /// The choices over one queue, which holds at most what `max_tokens` allows, some hundred bytes a token.
@@ -36,8 +40,27 @@ pub struct Generation {
 /// A piece of the choice with this index.
 pub type Indexed = (u32, Piece);
 
+/// How the outputs are bound and read.
+pub struct Reading {
+    /// Where the prompt leaves the thought.
+    pub opening: Opening,
+    /// The form that outputs must have.
+    pub guide: Option<(Arc<Guides>, Arc<Compiled>)>,
+    pub text: Text,
+    pub vocabulary: usize,
+}
+
+impl Reading {
+    fn mask(&self, plan: &Plan) -> Option<Box<dyn LogitMask>> {
+        let (guides, compiled) = self.guide.as_ref()?;
+        let thought = plan.reply.format.reasoning.map(|format| (format, self.opening));
+        Some(Box::new(Guide::new(guides, compiled, &self.text, self.vocabulary, thought)))
+    }
+}
+
 /// What a choice is submitted with.
 struct Door {
+    reading: Option<Reading>,
     handle: Handle,
     metrics: Arc<Metrics>,
     /// Weak, so that the queue ends when the engine has let go of every choice.
@@ -61,6 +84,7 @@ impl Generation {
         prompts: Vec<Prompt>,
         replica: Option<&ReplicaId>,
         arrived: Instant,
+        reading: Reading,
     ) -> Result<Self, ApiError> {
         let (sender, outputs) = mpsc::unbounded_channel();
         let n = plan.n;
@@ -85,6 +109,7 @@ impl Generation {
             }
         }
         let door = Door {
+            reading: Some(reading),
             handle: ready.handle.clone(),
             metrics: Arc::clone(&app.metrics),
             sender: sender.downgrade(),
@@ -118,7 +143,7 @@ impl Generation {
     ) -> Self {
         let sender = mpsc::unbounded_channel().0.downgrade();
         let (arrived, prompt_param) = (Instant::now(), plan.endpoint.prompt_param());
-        let door = Door { handle, metrics, sender, arrived, seed: 0, prompt_param, n: 1, ahead: vec![false] };
+        let door = Door { reading: None, handle, metrics, sender, arrived, seed: 0, prompt_param, n: 1, ahead: vec![false] };
         Self { outputs, backlog: VecDeque::new(), choices: vec![choice], open: 1, plan, door }
     }
 
@@ -137,6 +162,14 @@ impl Generation {
         sender
     }
 
+    /// From now on the text of the choices is parted into thought, content and calls, for an endpoint that shows all three.
+    pub fn part(&mut self) {
+        let opening = self.door.reading.as_ref().map_or(Opening::Unknown, |reading| reading.opening);
+        for choice in &mut self.choices {
+            choice.reads(self.plan.reply.reader(opening));
+        }
+    }
+
     fn submit_choice(&mut self, index: u32, sender: mpsc::UnboundedSender<(u32, Output)>) -> Result<(), ApiError> {
         let (plan, door) = (&self.plan, &self.door);
         let choice = &mut self.choices[index as usize];
@@ -149,7 +182,7 @@ impl Generation {
             extra: plan.extra.clone(),
             sampling,
             extras: if index.is_multiple_of(door.n) { plan.extras.clone() } else { plan.extras_without_prompt() },
-            mask: None,
+            mask: door.reading.as_ref().and_then(|reading| reading.mask(plan)),
             finish: plan.finish(prompt.len(), door.handle.limits().length_max),
             prompt,
             priority: plan.priority,

@@ -12,14 +12,17 @@ use super::answer::ApiError;
 use super::prompt::Truncation;
 use super::refuse;
 use crate::config::AnswerOptions;
+use crate::guide::Spec;
 
 mod ending;
 mod extras;
 mod input;
+mod reply;
 mod sampling;
 mod shape;
 
 pub use extras::{LogprobShape, Shown};
+pub use reply::{Reads, ReplyPlan};
 pub use shape::Shape;
 
 /// Most choices of one request: prompts times n.
@@ -96,6 +99,10 @@ pub struct Plan {
     /// Lower is more urgent.
     pub priority: i64,
     pub shape: Shape,
+    /// The form that the output must have.
+    pub spec: Option<Spec>,
+    /// How a chat's text is read.
+    pub reply: ReplyPlan,
 }
 
 impl Plan {
@@ -105,6 +112,7 @@ impl Plan {
         let eos = if request.ignore_eos.unwrap_or(false) { Vec::new() } else { model.generation.eos.clone() };
         let sampling = sampling::sampling(request, model.generation)?;
         let (extras, logprobs) = extras::extras(endpoint, request, model)?;
+        let (spec, reply) = reply::read(endpoint, request, model.text)?;
         Ok(Self {
             endpoint,
             n: choices(request, &sampling)?,
@@ -117,12 +125,15 @@ impl Plan {
             stop_ids: ending::stop_ids(request, model)?,
             stops: ending::stops(request)?,
             include_stop: request.include_stop_str_in_output.unwrap_or(false),
-            skip_special_tokens: request.skip_special_tokens.unwrap_or(true),
+            // Markers of thoughts and calls may be special tokens.
+            skip_special_tokens: request.skip_special_tokens.unwrap_or(true) && !reply.shows_special(model.text),
             truncation: input::truncation(request, model.length_max)?,
             extra: ExtraKeys { cache_salt: input::salt(request)?.map(Into::into), ..ExtraKeys::default() },
             priority: request.priority.unwrap_or(0),
             kv_transfer: request.kv_transfer_params.as_ref().map(|params| params.to_string().into()),
             shape: Shape::new(endpoint, request, &model.answers)?,
+            spec,
+            reply,
         })
     }
 

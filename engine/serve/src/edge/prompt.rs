@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use engine_text::reasoning::Opening;
 use engine_text::{ChatRequest, Text, TextError};
 use http::StatusCode;
 use proto::openai::{Prompt as Input, Request, TokenizeRequest};
@@ -97,6 +98,8 @@ pub struct Prompts {
     pub role: String,
     /// Chat with `echo`: what the last message says, if its speaker is the same.
     pub spoken: String,
+    /// Where a chat's prompt leaves the thought.
+    pub opening: Opening,
 }
 
 /// Which end of a long prompt is kept.
@@ -151,13 +154,15 @@ pub fn of_request(
         _ => {
             let conversation = Conversation::of(request);
             let (rendered, ids) = conversation.tokens(text).map_err(text_error)?;
+            let opening = plan.reply.format.reasoning.map_or(Opening::Unknown, |format| format.opening(&rendered));
             let prompts = vec![finish(ids, Some(rendered))];
             let role = conversation.role().to_owned();
             let spoken = if plan.shape.echo { conversation.spoken(&role) } else { String::new() };
-            return Ok(Prompts { prompts, role, spoken });
+            return Ok(Prompts { prompts, role, spoken, opening });
         }
     };
-    Ok(Prompts { prompts: prompts.map_err(text_error)?, role: String::new(), spoken: String::new() })
+    let (role, spoken, opening) = (String::new(), String::new(), Opening::Unknown);
+    Ok(Prompts { prompts: prompts.map_err(text_error)?, role, spoken, opening })
 }
 
 /// A chat, rendered and as ids.

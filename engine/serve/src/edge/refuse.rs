@@ -10,12 +10,7 @@ use super::answer::ApiError;
 type Asked = fn(&Request) -> bool;
 
 /// The table: parameter, and whether its value asks for something.
-pub const REFUSED: [(&str, Asked); 15] = [
-    ("response_format", |request| request.response_format.as_ref().is_some_and(|format| format["type"] != "text")),
-    ("structured_outputs", |request| request.structured_outputs.is_some()),
-    ("tool_choice", |request| {
-        request.tool_choice.as_ref().is_some_and(|choice| !matches!(choice.as_str(), Some("none" | "auto")))
-    }),
+pub const REFUSED: [(&str, Asked); 12] = [
     ("use_beam_search", |request| request.use_beam_search == Some(true)),
     ("length_penalty", |request| request.length_penalty.is_some_and(|penalty| penalty != 1.0)),
     ("best_of", |request| request.best_of.is_some_and(|best_of| best_of != 1)),

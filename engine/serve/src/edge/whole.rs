@@ -1,5 +1,8 @@
 //! Answers in one body: what a stream would have carried, joined.
 
+use engine_text::reply::Delta;
+use proto::openai::ToolCall;
+
 use super::answer::ApiError;
 use super::choice::End;
 use super::generation::{Generation, Indexed};
@@ -9,6 +12,8 @@ use super::logprobs::Told;
 #[derive(Default)]
 pub struct Grown {
     pub text: String,
+    pub reasoning: String,
+    pub calls: Vec<ToolCall>,
     pub token_ids: Vec<u32>,
     pub logprobs: Vec<Told>,
     pub end: Option<End>,
@@ -36,6 +41,14 @@ pub async fn gather(generation: &mut Generation, first: Indexed) -> Result<Vec<G
         let (index, piece) = piece?;
         let grown = &mut grown[index as usize];
         grown.text.push_str(&piece.text);
+        grown.reasoning.push_str(&piece.reasoning);
+        for delta in piece.calls {
+            match (delta, grown.calls.last_mut()) {
+                (Delta::Call { name, .. }, _) => grown.calls.push(ToolCall::new(String::new(), name, String::new())),
+                (Delta::Arguments { fragment, .. }, Some(call)) => call.function.arguments.push_str(&fragment),
+                _ => {}
+            }
+        }
         grown.token_ids.extend(piece.tokens);
         grown.logprobs.extend(piece.logprobs);
         grown.end = grown.end.take().or(piece.end);

@@ -16,5 +16,6 @@ mod sampling;
 mod server;
 mod state;
 mod stops;
+mod structured;
 mod tokens;
 mod transcripts;

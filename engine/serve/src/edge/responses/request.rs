@@ -118,7 +118,10 @@ fn push(messages: &mut Vec<Value>, i: usize, item: &Value) -> Result<(), ApiErro
         // What the model thought before is not shown to it again.
         Some("reasoning") => {}
         Some(other) => {
-            return wrong(format!("is of type {:?}, which this engine does not read", other.chars().take(40).collect::<String>()));
+            return wrong(format!(
+                "is of type {:?}, which this engine does not read",
+                other.chars().take(40).collect::<String>()
+            ));
         }
     }
     Ok(())

@@ -43,7 +43,9 @@ fn idle_engine() -> (engine::step::Engine, Ready) {
     let ports = engine::step::Ports::new(Instant::now);
     let (engine, handle) = engine::step::Engine::new(backend, limits, ports).expect("limits of the device");
     let assets = engine_assets::open(std::path::Path::new(SCRIPTED)).expect("a good model");
-    (engine, Ready { handle, text: Text::new(&assets.text).expect("a good tokenizer") })
+    let text = Text::new(&assets.text).expect("a good tokenizer");
+    let guides = crate::guide::Guides::start(text.clone(), capacity.vocabulary, Vec::new());
+    (engine, Ready { handle, text, guides })
 }
 
 fn finished(reason: FinishReason) -> Output {
