@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
 use engine::request::Sampling;
-use engine_cpu::{CpuBackend, CpuDtype, CpuOptions, Isa, KvSize};
+use engine_cpu::{CpuBackend, CpuDtype, CpuOptions, Isa, KvDtype, KvSize};
 
 struct Arguments {
     model: PathBuf,
@@ -20,6 +20,7 @@ struct Arguments {
     rows: usize,
     repeats: usize,
     isa: Option<Isa>,
+    kv_dtype: Option<KvDtype>,
     dtype: CpuDtype,
 }
 
@@ -27,7 +28,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut given = std::env::args().skip(1);
     let model = given.next().ok_or("which model? give a folder or a .gguf file")?.into();
     let mut arguments =
-        Arguments { model, threads: None, prompt: 128, tokens: 64, rows: 1, repeats: 3, isa: None, dtype: CpuDtype::Auto };
+        Arguments { model, threads: None, prompt: 128, tokens: 64, rows: 1, repeats: 3, isa: None, kv_dtype: None, dtype: CpuDtype::Auto };
     while let Some(name) = given.next() {
         let value = given.next().ok_or_else(|| format!("{name} wants a value"))?;
         match name.as_str() {
@@ -37,7 +38,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--rows" => arguments.rows = value.parse()?,
             "--repeats" => arguments.repeats = value.parse()?,
             "--dtype" => arguments.dtype = if value == "float32" { CpuDtype::Float32 } else { CpuDtype::Auto },
-            "--isa" => arguments.isa = Isa::available().into_iter().find(|isa| isa.to_string().eq_ignore_ascii_case(&value)),
+            "--kv-dtype" => arguments.kv_dtype = Some(KvDtype::named(&value).ok_or("float32 or float16?")?),
+            "--isa, --kv-dtype" => arguments.isa = Isa::available().into_iter().find(|isa| isa.to_string().eq_ignore_ascii_case(&value)),
             _ => return Err(format!("{name} is none of --threads, --dtype, --prompt, --tokens, --rows, --repeats, --isa").into()),
         }
     }
@@ -45,7 +47,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { model, threads, prompt, tokens, rows, repeats, isa, dtype } = arguments()?;
+    let Arguments { model, threads, prompt, tokens, rows, repeats, kv_dtype, isa, dtype } = arguments()?;
     let assets = engine_assets::open(&model)?;
     let options = CpuOptions {
         threads,
@@ -53,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         slots: rows,
         batch_tokens: (rows * prompt).max(512),
         isa,
+        kv_dtype,
         dtype,
         ..CpuOptions::default()
     };

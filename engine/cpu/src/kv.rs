@@ -22,6 +22,11 @@ pub enum KvDtype {
 impl KvDtype {
     pub(crate) const COUNT: usize = 2;
 
+    /// By vLLM's name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Float32, Self::Float16].into_iter().find(|dtype| dtype.to_string() == name)
+    }
+
     pub fn bytes(self) -> usize {
         match self {
             Self::Float32 => 4,

@@ -7,9 +7,15 @@ use super::store::Stored;
 use super::{SPLIT, Work, padded};
 use crate::kernel::simd::{LANES, Simd};
 
+/// Most queries for which keys and values are fetched ahead: more keep the processor busy for as long as fetching takes.
+const AHEAD_QUERIES_MAX: usize = 16;
+
 /// Where the keys of up to [`Columns::MOST`] vectors of positions lie, and how far apart their elements are.
 pub(super) struct Columns {
-    keys: [*const u8; Self::MOST],
+    /// Behind them those of as many further vectors, which are fetched meanwhile; where there are none, some others.
+    keys: [*const u8; 2 * Self::MOST],
+    /// The values of the same positions, which are fetched meanwhile.
+    values: [*const u8; Self::MOST],
     /// In elements.
     stride: usize,
 }
@@ -25,38 +31,40 @@ impl Columns {
     /// The keys of the positions from `at`, a multiple of [`LANES`], up to `end`. Blocks that hold whole vectors are read where they lie.
     ///
     /// # Safety
-    /// The blocks up to `end` exist; nobody else uses `work.gathered`.
+    /// The blocks of the call's positions exist; nobody else uses `work.gathered`.
     #[inline(always)]
     pub unsafe fn new<E: Stored>(work: &Work<'_>, at: usize, end: usize) -> Self {
         let (cache, dim) = (&work.args.cache, work.args.dim);
         let tokens = cache.block_tokens;
-        let in_place = tokens.is_multiple_of(LANES);
-        let mut keys = [std::ptr::null(); Self::MOST];
-        for (number, keys) in keys.iter_mut().enumerate() {
-            let first = at + number * LANES;
-            if first >= end {
-                break;
+        let last = work.args.position + work.args.tokens;
+        // SAFETY: positions below `last` have blocks.
+        let block = |position: usize| unsafe { (*cache.blocks.add(position / tokens)).0 as usize * cache.block_bytes };
+        let mut columns = Self {
+            keys: [cache.keys; 2 * Self::MOST],
+            values: [cache.values; Self::MOST],
+            stride: if tokens.is_multiple_of(LANES) { tokens } else { LANES },
+        };
+        if tokens.is_multiple_of(LANES) {
+            for (number, first) in (at..last).step_by(LANES).take(2 * Self::MOST).enumerate() {
+                columns.keys[number] = cache.keys.wrapping_add(block(first) + first % tokens * size_of::<E>());
+                if let Some(values) = columns.values.get_mut(number) {
+                    *values = cache.values.wrapping_add(block(first) + first % tokens * dim * size_of::<E>());
+                }
             }
-            // SAFETY: positions below `end` have blocks.
-            let place = |position: usize| unsafe {
-                let block = (*cache.blocks.add(position / tokens)).0 as usize;
-                cache.keys.add(block * cache.block_bytes + position % tokens * size_of::<E>())
-            };
-            if in_place {
-                *keys = place(first);
-                continue;
-            }
+            return columns;
+        }
+        for (number, first) in (at..end).step_by(LANES).take(Self::MOST).enumerate() {
             let to = work.gathered.cast::<E>().wrapping_add(number * LANES * dim);
             for (lane, position) in (first..end.min(first + LANES)).enumerate() {
-                let from = place(position).cast::<E>();
+                let from = cache.keys.wrapping_add(block(position)).cast::<E>().wrapping_add(position % tokens);
                 for element in 0..dim {
                     // SAFETY: the block has `dim` rows of `tokens` keys, the scratch as many of `LANES`.
                     unsafe { *to.add(element * LANES + lane) = *from.add(element * tokens) };
                 }
             }
-            *keys = to.cast_const().cast();
+            columns.keys[number] = to.cast_const().cast();
         }
-        Self { keys, stride: if in_place { tokens } else { LANES } }
+        columns
     }
 }
 
@@ -107,8 +115,17 @@ unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
         let q = work.q.add(query * work.stride);
         let mut keys = [std::ptr::null::<E>(); N];
         keys.iter_mut().enumerate().for_each(|(n, keys)| *keys = columns.keys[first + n].cast());
+        // Few queries wait for memory, and the processor fetches nothing across a page: blocks lie anywhere.
+        let ahead = work.queries <= AHEAD_QUERIES_MAX;
         let mut sums = [[S::splat(0.0); N]; M];
         for element in 0..work.args.dim {
+            if ahead {
+                for n in 0..N {
+                    let next = columns.keys[first + N + n].cast::<E>().wrapping_add(element * columns.stride);
+                    S::prefetch(next.cast());
+                    S::prefetch(columns.values[first + n].cast::<E>().wrapping_add(element * LANES).cast());
+                }
+            }
             for n in 0..N {
                 let key = E::load::<S>(keys[n].add(element * columns.stride));
                 for (m, sums) in sums.iter_mut().enumerate() {
