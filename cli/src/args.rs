@@ -88,6 +88,14 @@ pub enum Backend {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheDtype {
+    #[default]
+    Auto,
+    Float32,
+    Float16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SchedulingPolicy {
     /// First come, first served
     #[default]
@@ -180,6 +188,9 @@ pub struct EngineArgs {
     /// KV cache in blocks; wins over --kv-cache-mib
     #[arg(long, value_name = "BLOCKS")]
     pub num_kv_blocks: Option<usize>,
+    /// What keys and values are stored as; auto: what suits the weights
+    #[arg(long, value_enum, default_value_t)]
+    pub kv_cache_dtype: KvCacheDtype,
     /// Host memory for KV blocks that leave the cache, in GiB; they come back when a prompt begins alike [default: none]
     #[arg(long, value_name = "GIB")]
     pub kv_offloading_size: Option<f64>,

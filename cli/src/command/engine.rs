@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::args::{Backend, Dtype, EngineArgs, EventEncoding, SchedulingPolicy};
+use crate::args::{Backend, Dtype, EngineArgs, EventEncoding, KvCacheDtype, SchedulingPolicy};
 use crate::builtin;
 
 /// KV cache without --kv-cache-mib: enough for chats with a small model, little enough for any machine.
@@ -96,6 +96,11 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         block_tokens: args.block_size,
         kv_blocks: args.num_kv_blocks,
         kv_bytes: args.kv_cache_mib.unwrap_or(KV_CACHE_MIB) << 20,
+        kv_dtype: match args.kv_cache_dtype {
+            KvCacheDtype::Auto => None,
+            KvCacheDtype::Float32 => Some(KvDtype::Float32),
+            KvCacheDtype::Float16 => Some(KvDtype::Float16),
+        },
         policy: match args.scheduling_policy {
             SchedulingPolicy::Fcfs => Policy::Fcfs,
             SchedulingPolicy::Priority => Policy::Priority,

@@ -39,8 +39,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--repeats" => arguments.repeats = value.parse()?,
             "--dtype" => arguments.dtype = if value == "float32" { CpuDtype::Float32 } else { CpuDtype::Auto },
             "--kv-dtype" => arguments.kv_dtype = Some(KvDtype::named(&value).ok_or("float32 or float16?")?),
-            "--isa, --kv-dtype" => arguments.isa = Isa::available().into_iter().find(|isa| isa.to_string().eq_ignore_ascii_case(&value)),
-            _ => return Err(format!("{name} is none of --threads, --dtype, --prompt, --tokens, --rows, --repeats, --isa").into()),
+            "--isa" => arguments.isa = Isa::available().into_iter().find(|isa| isa.to_string().eq_ignore_ascii_case(&value)),
+            _ => return Err(format!("{name} is none of --threads, --dtype, --prompt, --tokens, --rows, --repeats, --isa, --kv-dtype").into()),
         }
     }
     Ok(arguments)

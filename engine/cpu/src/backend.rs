@@ -41,7 +41,8 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     pub dtype: CpuDtype,
     pub kv: KvSize,
-    pub kv_dtype: KvDtype,
+    /// `None`: what suits the weights.
+    pub kv_dtype: Option<KvDtype>,
     /// Tokens per KV block.
     pub block_tokens: usize,
     /// Most requests running at once.
@@ -60,7 +61,7 @@ impl Default for CpuOptions {
             threads: None,
             dtype: CpuDtype::Auto,
             kv: KvSize::Bytes(1 << 30),
-            kv_dtype: KvDtype::Float32,
+            kv_dtype: None,
             block_tokens: 16,
             slots: 64,
             batch_tokens: 512,
@@ -93,7 +94,7 @@ impl CpuBackend {
             kv_heads: config.kv_heads,
             tokens: options.block_tokens,
             dim: config.head_dim,
-            dtype: options.kv_dtype,
+            dtype: options.kv_dtype.unwrap_or(KvDtype::Float32),
         };
         let isa = options.isa.or(Isa::available().pop()).unwrap_or(Isa::Portable);
         let capacity = Capacity {
@@ -111,6 +112,11 @@ impl CpuBackend {
         let model = model::load(config, &assets.tensors, &mut device)
             .map_err(|source| CpuError::Model { path: assets.path.clone(), source })?;
         device.ready_weights(&assets.tensors, progress);
+        device.kv_mut().reserved().map_err(|source| CpuError::Kv {
+            blocks: capacity.kv_blocks,
+            bytes: shape.bytes() * capacity.kv_blocks,
+            source,
+        })?;
         let sampling = Sampling::new(device.pool.threads(), options.slots);
         Ok(Self {
             device,
@@ -126,6 +132,11 @@ impl CpuBackend {
     /// Compute threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.device.pool.threads()
+    }
+
+    /// What keys and values are stored as.
+    pub fn kv_dtype(&self) -> KvDtype {
+        self.device.kv().shape().dtype
     }
 
     pub fn isa(&self) -> Isa {

@@ -20,6 +20,7 @@ use crate::kernel::Kernels;
 use crate::kernel::attend::{QUERIES, scratch_len};
 use crate::kernel::linear::panel_len;
 use crate::kv::{BlockShape, KvRegion};
+use crate::memory;
 use crate::packed::{PackedRegion, QuantizedRows};
 use crate::pool::Pool;
 use crate::taken::Taken;
@@ -75,10 +76,11 @@ impl CpuDevice {
         tensors: &TensorIndex,
     ) -> Result<Self, CpuError> {
         let blocks = capacity.kv_blocks;
-        let kv = KvRegion::new(shape, blocks).map_err(|source| {
-            let bytes = shape.bytes().saturating_mul(blocks);
-            CpuError::Kv { blocks, bytes, source }
-        })?;
+        let bytes = shape.bytes().saturating_mul(blocks);
+        if let Some(available) = memory::available().filter(|available| *available < bytes as u64) {
+            return Err(CpuError::KvTooLarge { blocks, bytes, available });
+        }
+        let kv = KvRegion::new(shape, blocks).map_err(|source| CpuError::Kv { blocks, bytes, source })?;
         let mut scratch = Scratch { data: Buffer::new(0), stride: 0, threads };
         scratch.reserve(scratch_len(group.max(QUERIES), shape.dim));
         Ok(Self {

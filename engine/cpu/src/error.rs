@@ -19,6 +19,8 @@ pub enum CpuError {
     Kv { blocks: usize, bytes: usize, source: std::io::Error },
     #[error("cannot reserve {bytes} bytes for the repacked weights: {source}")]
     Weights { bytes: usize, source: std::io::Error },
+    #[error("{blocks} KV blocks take {bytes} bytes; the machine, or a cgroup above this process, has {available} left")]
+    KvTooLarge { blocks: usize, bytes: usize, available: u64 },
     #[error("{bytes} bytes hold no whole KV block; one is {block_bytes} bytes")]
     KvTooSmall { bytes: usize, block_bytes: usize },
     #[error("{name} is {value}, outside 1 ..= {max}")]
@@ -34,6 +36,9 @@ impl From<CpuError> for Fault {
             CpuError::Model { .. } => (FaultKind::Model, "give a supported model, or fetch the file again if it is damaged"),
             CpuError::Isa(_) => (FaultKind::Device, "leave the choice of instruction set to the engine"),
             CpuError::Kv { .. } => (FaultKind::Device, "give the KV cache less memory"),
+            CpuError::KvTooLarge { .. } => {
+                (FaultKind::Config, "give the KV cache less memory (--kv-cache-mib, --num-kv-blocks), or the container more")
+            }
             CpuError::Weights { .. } => {
                 (FaultKind::Device, "free memory, take a smaller model, or leave the weights as they are with `--dtype float32`")
             }

@@ -7,7 +7,8 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::thread::JoinHandle;
 
 use memmap2::MmapMut;
 
@@ -74,6 +75,8 @@ impl BlockShape {
 pub(crate) struct KvRegion {
     map: MmapMut,
     shape: BlockShape,
+    /// Gets the region's memory from the system, until [`KvRegion::reserved`] waits for it.
+    reserving: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl KvRegion {
@@ -89,7 +92,21 @@ impl KvRegion {
         file.set_len(bytes as u64)?;
         // SAFETY: the file has no name, so no other program changes its length.
         let map = unsafe { MmapMut::map_mut(&file)? };
-        Ok(Self { map, shape })
+        let reserve = move || {
+            let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            // SAFETY: the descriptor is the file's, which this thread owns.
+            match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        let reserving = Some(std::thread::Builder::new().name("kv-reserve".into()).spawn(reserve)?);
+        Ok(Self { map, shape, reserving })
+    }
+
+    /// Waits until all memory of the region is this process's: what a request needs later can no longer fail to be there.
+    pub fn reserved(&mut self) -> io::Result<()> {
+        self.reserving.take().map_or(Ok(()), |reserving| reserving.join().unwrap_or(Err(io::ErrorKind::Other.into())))
     }
 
     pub fn shape(&self) -> BlockShape {

@@ -17,6 +17,7 @@ mod device;
 mod error;
 mod kernel;
 mod kv;
+mod memory;
 pub mod oracle;
 mod packed;
 mod pool;

@@ -9,7 +9,7 @@ use domain::{Fault, FaultKind};
 use engine::config::Policy;
 use engine::speculate::Speculation;
 use engine_assets::ModelAssets;
-use engine_cpu::CpuDtype;
+use engine_cpu::{CpuDtype, KvDtype};
 
 use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
@@ -138,6 +138,8 @@ pub struct Limits {
     /// Number of KV blocks; `None`: as many as `kv_bytes` holds.
     pub kv_blocks: Option<usize>,
     pub kv_bytes: usize,
+    /// What keys and values are stored as; `None`: what suits the weights. vLLM's `kv_cache_dtype`.
+    pub kv_dtype: Option<KvDtype>,
     /// Host memory for KV blocks that leave the device; 0: none. vLLM's `kv_offloading_size`, in bytes.
     pub kv_offloading_bytes: usize,
     pub prefix_caching: bool,
@@ -163,6 +165,7 @@ impl Default for Limits {
             block_tokens: 16,
             kv_blocks: None,
             kv_bytes: 1 << 30,
+            kv_dtype: None,
             kv_offloading_bytes: 0,
             prefix_caching: true,
             policy: Policy::Fcfs,

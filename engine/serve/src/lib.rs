@@ -21,6 +21,6 @@ mod serve;
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
 pub use engine::config::Policy;
-pub use engine_cpu::CpuDtype;
+pub use engine_cpu::{CpuDtype, KvDtype};
 pub use kv_disk::KvDiskConfig;
 pub use serve::{Bound, Progress, Server, bind};

@@ -7,7 +7,7 @@ use engine::backend::fake::{Fake, RealTime, Speed};
 use engine::backend::{Backend, Capacity, DeviceError};
 use engine::handle::Handle;
 use engine::step::{Engine, Ports};
-use engine_cpu::{CpuBackend, CpuDtype, CpuOptions, KvSize};
+use engine_cpu::{CpuBackend, CpuDtype, CpuError, CpuOptions, KvDtype, KvSize};
 use engine_text::Text;
 use tokio::sync::oneshot;
 
@@ -24,6 +24,8 @@ const FAKE_BLOCKS: usize = 16_384;
 pub struct Loaded {
     pub handle: Handle,
     pub text: Text,
+    /// What keys and values are stored as, if there are any.
+    pub kv_dtype: Option<KvDtype>,
     /// The result of the engine's thread; closed without one if it panicked.
     pub ended: oneshot::Receiver<Result<(), DeviceError>>,
 }
@@ -34,9 +36,13 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
         let what = format!("{}: {error}", config.assets.path.display());
         Fault::new(FaultKind::Model, what, "fetch the model again, or use one whose tokenizer is supported")
     })?;
-    let backend: Box<dyn Backend> = match config.backend {
-        BackendChoice::Cpu { threads, dtype } => Box::new(cpu(config, threads, dtype, progress)?),
-        BackendChoice::Fake(speed) => Box::new(fake(config, speed)?),
+    let (backend, kv_dtype): (Box<dyn Backend>, _) = match config.backend {
+        BackendChoice::Cpu { threads, dtype } => {
+            let cpu = cpu(config, threads, dtype, progress)?;
+            let kv_dtype = Some(cpu.kv_dtype());
+            (Box::new(cpu), kv_dtype)
+        }
+        BackendChoice::Fake(speed) => (Box::new(fake(config, speed)?), None),
     };
     let mut ports = Ports::new(Instant::now);
     ports.observer = Some(Box::new(Recorder::new(app.metrics.clone(), app.changed.clone())));
@@ -64,7 +70,7 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     // Nobody is left to hear the result only when the process ends.
     let body = move || drop(result.send(engine.run()));
     thread("engine", body)?;
-    Ok(Loaded { handle, text, ended })
+    Ok(Loaded { handle, text, kv_dtype, ended })
 }
 
 /// Host memory and disk for KV blocks that leave the device.
@@ -133,6 +139,7 @@ fn cpu(
         threads,
         dtype,
         kv: limits.kv_blocks.map_or(KvSize::Bytes(limits.kv_bytes), KvSize::Blocks),
+        kv_dtype: limits.kv_dtype,
         block_tokens: limits.block_tokens,
         slots: limits.max_num_seqs,
         batch_tokens: limits.max_num_batched_tokens,
@@ -140,6 +147,9 @@ fn cpu(
         ..CpuOptions::default()
     };
     CpuBackend::load(&config.assets, &options, progress).map_err(|error| {
+        if matches!(error, CpuError::KvTooLarge { .. } | CpuError::KvTooSmall { .. } | CpuError::Kv { .. }) {
+            return Fault::from(error);
+        }
         let what = format!("cannot load {}", config.assets.path.display());
         Fault::new(FaultKind::Model, what, "mend what is named, or fetch the model again").because(error)
     })

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::observe::{FinishedReport, Observer, Stats, StepReport};
 use engine::request::{FinishReason, Rejected};
+use engine_cpu::KvDtype;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -41,6 +42,8 @@ pub struct CacheFacts {
     pub block_tokens: usize,
     pub blocks: usize,
     pub prefix_caching: bool,
+    /// `None`: nothing is stored.
+    pub dtype: Option<KvDtype>,
 }
 
 /// Every metric of one engine.
@@ -248,10 +251,11 @@ impl Metrics {
 
     /// Says what the engine's cache is.
     pub fn describe(&self, cache: CacheFacts) {
-        let CacheFacts { block_tokens, blocks, prefix_caching } = cache;
+        let CacheFacts { block_tokens, blocks, prefix_caching, dtype } = cache;
         // Labels are strings as Python writes them; routers parse block_size and num_gpu_blocks.
         let caching = if prefix_caching { "True" } else { "False" };
-        let values = [&block_tokens.to_string(), &blocks.to_string(), "auto", caching, "0.0", "0"];
+        let dtype = dtype.map_or_else(|| "auto".to_owned(), |dtype| dtype.to_string());
+        let values = [&block_tokens.to_string(), &blocks.to_string(), &dtype, caching, "0.0", "0"];
         self.cache_config.with_label_values(&values).set(1.0);
     }
 

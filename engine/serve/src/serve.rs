@@ -187,6 +187,7 @@ async fn load(
         block_tokens: limits.capacity.block_tokens,
         blocks: limits.capacity.kv_blocks,
         prefix_caching: limits.config.prefix_caching,
+        dtype: loaded.kv_dtype,
     });
     let guides = Guides::start(loaded.text.clone(), limits.capacity.vocabulary, app.generation.eos.clone());
     app.open(Ready { handle: loaded.handle.clone(), text: loaded.text.clone(), guides });

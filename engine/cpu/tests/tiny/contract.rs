@@ -51,7 +51,7 @@ fn check_options(change: impl FnOnce(&mut CpuOptions), says: &str) {
     change(&mut options);
     match CpuBackend::load(&assets, &options, &mut |_, _| {}) {
         Ok(_) => panic!("taken, but should say {says:?}"),
-        Err(error @ (CpuError::Option { .. } | CpuError::KvTooSmall { .. })) => {
+        Err(error @ (CpuError::Option { .. } | CpuError::KvTooSmall { .. } | CpuError::KvTooLarge { .. })) => {
             let fault = Fault::from(error);
             assert_eq!(fault.kind, FaultKind::Config);
             assert!(fault.to_string().contains(says), "{fault} does not say {says:?}");
@@ -66,6 +66,7 @@ fn options_that_cannot_be_are_refused() {
     check_options(|options| options.block_tokens = 5000, "block tokens is 5000");
     check_options(|options| options.threads = Some(0), "threads is 0");
     check_options(|options| options.kv = KvSize::Blocks(0), "KV blocks is 0");
+    check_options(|options| options.kv = KvSize::Bytes(1 << 46), "or a cgroup above this process, has");
     check_options(|options| options.kv = KvSize::Bytes(1000), "1000 bytes hold no whole KV block");
 }
 
