@@ -163,6 +163,9 @@ pub struct EngineArgs {
     /// How long open answers may take after SIGTERM
     #[arg(long, default_value_t = 30.0, value_name = "S")]
     pub shutdown_timeout_s: f64,
+    /// How long an engine with work may make no step; it is stuck then, and the process ends with code 8
+    #[arg(long, default_value_t = 300.0, value_name = "S")]
+    pub step_timeout_s: f64,
 
     /// Threads that compute [default: the cores that affinity and cgroup allow]
     #[arg(long, value_name = "N")]

@@ -34,18 +34,20 @@ pub struct StepReport {
     pub drafts: Vec<DraftReport>,
     /// Requests that lost their blocks and wait again.
     pub preempted: u32,
+    /// Requests that failed because the model's output held no numbers.
+    pub corrupted: u32,
 }
 
 impl StepReport {
     pub(crate) fn clear(&mut self) {
-        let Self { step: _, settled, admitted, first_token, inter_token, finished, drafts, preempted } = self;
+        let Self { step: _, settled, admitted, first_token, inter_token, finished, drafts, preempted, corrupted } = self;
         settled.clear();
         admitted.clear();
         first_token.clear();
         inter_token.clear();
         finished.clear();
         drafts.clear();
-        *preempted = 0;
+        (*preempted, *corrupted) = (0, 0);
     }
 }
 

@@ -17,7 +17,7 @@ START_S = 60
 
 @contextlib.contextmanager
 def running(*arguments):
-    """`trackside *arguments`; yields what it says it bound, the JSON object of its first line on stdout."""
+    """`trackside *arguments`; yields what it says it bound, the JSON object of its first line on stdout, and its `pid`."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([BINARY, *arguments], stdout=subprocess.PIPE, stderr=log)
         try:
@@ -26,7 +26,7 @@ def running(*arguments):
             if not line.startswith(b"{"):
                 log.seek(0)
                 raise AssertionError(f"trackside {' '.join(arguments)} bound nothing: {line!r} {log.read().decode(errors='replace')}")
-            yield json.loads(line)
+            yield json.loads(line) | {"pid": process.pid}
         finally:
             process.send_signal(signal.SIGTERM)
             try:

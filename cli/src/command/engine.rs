@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use domain::{Fault, FaultKind};
 use engine_serve::{
-    AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvEventsConfig, Limits, Policy, Progress,
+    AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvDtype, KvEventsConfig, Limits, Policy,
+    Progress,
 };
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
@@ -16,6 +17,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::args::{Backend, Dtype, EngineArgs, EventEncoding, KvCacheDtype, SchedulingPolicy};
 use crate::builtin;
+
+/// Below, a machine that others use would end engines that are well.
+const STEP_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// KV cache without --kv-cache-mib: enough for chats with a small model, little enough for any machine.
 const KV_CACHE_MIB: usize = 512;
@@ -85,6 +89,7 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
     config.names = names;
     config.listen = SocketAddr::new(args.host, args.port);
     config.drain_timeout = seconds("--shutdown-timeout-s", args.shutdown_timeout_s)?;
+    config.step_timeout = seconds("--step-timeout-s", args.step_timeout_s)?.max(STEP_TIMEOUT_MIN);
     config.backend = match args.backend {
         Backend::Fake => BackendChoice::Fake(FakeSpeed { prefill_tok_s: args.prefill_tok_s, step_ms: args.step_ms }),
         Backend::Cpu | Backend::Cuda => BackendChoice::Cpu { threads: args.threads, dtype: dtype(args.dtype) },

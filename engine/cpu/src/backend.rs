@@ -41,7 +41,7 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     pub dtype: CpuDtype,
     pub kv: KvSize,
-    /// `None`: what suits the weights.
+    /// `None`: what suits the weights; half precision where block types meet activations of eight bits.
     pub kv_dtype: Option<KvDtype>,
     /// Tokens per KV block.
     pub block_tokens: usize,
@@ -89,12 +89,15 @@ impl CpuBackend {
     pub fn load(assets: &ModelAssets, options: &CpuOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, CpuError> {
         let config = &assets.config;
         options.check()?;
+        // Where weights and activations are rounded to eight bits or less, half precision is no loss, and is read twice as fast.
+        let rounded = options.dtype == CpuDtype::Auto && assets.tensors.by_name.values().any(|tensor| tensor.dtype.block_len() > 1);
+        let suitable = if rounded { KvDtype::Float16 } else { KvDtype::Float32 };
         let shape = BlockShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             tokens: options.block_tokens,
             dim: config.head_dim,
-            dtype: options.kv_dtype.unwrap_or(KvDtype::Float32),
+            dtype: options.kv_dtype.unwrap_or(suitable),
         };
         let isa = options.isa.or(Isa::available().pop()).unwrap_or(Isa::Portable);
         let capacity = Capacity {

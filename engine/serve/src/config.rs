@@ -41,6 +41,8 @@ pub struct Config {
     pub dev_mode: bool,
     /// How long open requests may take after the server is told to end; then they are aborted.
     pub drain_timeout: Duration,
+    /// How long an engine with work may make no step; then its process ends. vLLM's `VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS`.
+    pub step_timeout: Duration,
 }
 
 impl Config {
@@ -58,6 +60,7 @@ impl Config {
             kv_disk: None,
             dev_mode: false,
             drain_timeout: Duration::from_secs(30),
+            step_timeout: Duration::from_secs(300),
         }
     }
 

@@ -17,6 +17,7 @@ mod kv_disk;
 mod load;
 mod metrics;
 mod serve;
+mod watchdog;
 
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};

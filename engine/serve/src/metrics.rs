@@ -61,6 +61,7 @@ pub struct Metrics {
     prefix_queries: IntCounter,
     prefix_hits: IntCounter,
     preemptions: IntCounter,
+    corrupted: IntCounter,
     drafts: Option<Drafts>,
     prompt_tokens: IntCounter,
     prompt_tokens_cached: IntCounter,
@@ -199,6 +200,10 @@ impl Metrics {
             prefix_queries: make.counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
             prefix_hits: make.counter("prefix_cache_hits", "Prompt tokens found in the prefix cache."),
             drafts: Drafts::new(&make, labels.drafts_max),
+            corrupted: make.counter(
+                "corrupted_requests",
+                "Requests that failed because the model's output held no numbers (NaN or infinity).",
+            ),
             preemptions: make.counter("num_preemptions", "Requests that lost their KV blocks and were computed again."),
             prompt_tokens: make.counter("prompt_tokens", "Prompt tokens of admitted requests."),
             prompt_tokens_cached: make.counter("prompt_tokens_cached", "Prompt tokens that were not computed."),
@@ -349,6 +354,7 @@ impl Metrics {
         report.inter_token.iter().for_each(|latency| self.inter_token_latency.observe(latency.as_secs_f64()));
         self.generation_tokens.inc_by((report.first_token.len() + report.inter_token.len()) as u64);
         self.preemptions.inc_by(report.preempted.into());
+        self.corrupted.inc_by(report.corrupted.into());
         if let Some(drafts) = &self.drafts {
             report.drafts.iter().for_each(|report| drafts.settled(report));
         }

@@ -23,6 +23,7 @@ use crate::guide::Guides;
 use crate::in_flight::{Changed, Ledger};
 use crate::load::{self, Loaded};
 use crate::metrics::{CacheFacts, Labels, Metrics};
+use crate::watchdog;
 
 /// How long connections may take to end once the engine has.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -135,6 +136,7 @@ impl Server {
             let mut ended = loaded.ended;
             tokio::select! {
                 ended = &mut ended => return Err(died(ended)),
+                stuck = watchdog::watch(&loaded.handle, config.step_timeout) => return Err(stuck),
                 () = &mut shutdown => {}
             }
             drain(&app, config.drain_timeout, &progress).await;

@@ -107,6 +107,7 @@ impl Engine {
                 if why == NoToken::NotANumber {
                     // What made these logits may be in the blocks, and would fail whoever finds them in the cache.
                     self.schedule.kv.forget(&self.schedule.table.get(row.key).blocks);
+                    self.report.corrupted += 1;
                 }
                 return Some(FinishReason::Error(why.to_string()));
             }

@@ -1,7 +1,7 @@
 //! Starting and ending: what is answered while a model loads, while it drains, and when it cannot start.
 
 use domain::FaultKind;
-use engine_serve::Progress;
+use engine_serve::{BackendChoice, FakeSpeed, Progress};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -144,4 +144,22 @@ async fn long_prompts_are_answered_as_short_ones() {
         assert_eq!(back.status, StatusCode::OK, "{}", back.text());
     }
     server.stop().await.expect("a clean end");
+}
+
+/// A device that takes a minute for one prompt is stuck, if a step may take half a second; health is not asked.
+#[tokio::test]
+async fn an_engine_that_is_stuck_ends() {
+    let mut config = fake(scripted(), 0.0);
+    config.backend = BackendChoice::Fake(FakeSpeed { prefill_tok_s: 5.0, step_ms: 0.0 });
+    config.step_timeout = std::time::Duration::from_millis(500);
+    let server = Server::start(config).await;
+    let body = json!({"prompt": "a".repeat(300), "max_tokens": 1, "stream": true});
+    let address = server.address();
+    let asked = tokio::spawn(async move {
+        crate::client::open(address, http::Method::POST, path("text"), &[], body.to_string()).await;
+    });
+    let fault = server.ended().await.expect_err("it is stuck");
+    asked.abort();
+    assert_eq!(fault.kind, FaultKind::Device);
+    assert!(fault.to_string().contains("made no step for 0.5 s"), "{fault}");
 }

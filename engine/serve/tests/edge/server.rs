@@ -93,6 +93,11 @@ impl Server {
         tokio::time::timeout(PATIENCE, &mut self.running).await.expect("it ends in time").expect("no panic")
     }
 
+    /// The result of a server that ends by itself.
+    pub async fn ended(mut self) -> Result<(), Fault> {
+        tokio::time::timeout(PATIENCE, &mut self.running).await.expect("it ends in time").expect("no panic")
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         client::ask(self.address(), Method::GET, path, &[], Bytes::new()).await
     }
