@@ -27,8 +27,17 @@ struct Arguments {
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut given = std::env::args().skip(1);
     let model = given.next().ok_or("which model? give a folder or a .gguf file")?.into();
-    let mut arguments =
-        Arguments { model, threads: None, prompt: 128, tokens: 64, rows: 1, repeats: 3, isa: None, kv_dtype: None, dtype: CpuDtype::Auto };
+    let mut arguments = Arguments {
+        model,
+        threads: None,
+        prompt: 128,
+        tokens: 64,
+        rows: 1,
+        repeats: 3,
+        isa: None,
+        kv_dtype: None,
+        dtype: CpuDtype::Auto,
+    };
     while let Some(name) = given.next() {
         let value = given.next().ok_or_else(|| format!("{name} wants a value"))?;
         match name.as_str() {
@@ -40,7 +49,12 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--dtype" => arguments.dtype = if value == "float32" { CpuDtype::Float32 } else { CpuDtype::Auto },
             "--kv-dtype" => arguments.kv_dtype = Some(KvDtype::named(&value).ok_or("float32 or float16?")?),
             "--isa" => arguments.isa = Isa::available().into_iter().find(|isa| isa.to_string().eq_ignore_ascii_case(&value)),
-            _ => return Err(format!("{name} is none of --threads, --dtype, --prompt, --tokens, --rows, --repeats, --isa, --kv-dtype").into()),
+            _ => {
+                return Err(format!(
+                    "{name} is none of --threads, --dtype, --prompt, --tokens, --rows, --repeats, --isa, --kv-dtype"
+                )
+                .into());
+            }
         }
     }
     Ok(arguments)

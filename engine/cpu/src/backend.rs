@@ -90,7 +90,8 @@ impl CpuBackend {
         let config = &assets.config;
         options.check()?;
         // Where weights and activations are rounded to eight bits or less, half precision is no loss, and is read twice as fast.
-        let rounded = options.dtype == CpuDtype::Auto && assets.tensors.by_name.values().any(|tensor| tensor.dtype.block_len() > 1);
+        let rounded =
+            options.dtype == CpuDtype::Auto && assets.tensors.by_name.values().any(|tensor| tensor.dtype.block_len() > 1);
         let suitable = if rounded { KvDtype::Float16 } else { KvDtype::Float32 };
         let shape = BlockShape {
             layers: config.layers,
