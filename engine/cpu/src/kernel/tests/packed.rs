@@ -20,7 +20,7 @@ pub(super) fn expand(dtype: DType) -> fn(&[u8], usize) -> [f32; 32] {
     }
 }
 
-/// Dequantised by `gguf.quants.dequantize` of the Python package 0.19, arbitrary bytes with scales within 0.02.
+/// `tests/parity/ggml_blocks.py` makes the fixture with the Python package 0.19.
 #[test]
 fn block_types_mean_what_the_gguf_package_says() {
     #[derive(serde::Deserialize)]
