@@ -222,6 +222,16 @@ pub struct EngineArgs {
     /// Speculative decoding by prompt lookup, as vLLM's JSON: method (ngram), num_speculative_tokens, prompt_lookup_min, prompt_lookup_max
     #[arg(long, value_name = "JSON")]
     pub speculative_config: Option<String>,
+    /// LoRA adapters as PEFT saves them, served beside the model under names of their own
+    #[arg(long, value_name = "NAME=DIR", num_args = 1.., value_parser = lora_module)]
+    pub lora_modules: Vec<(String, PathBuf)>,
+    /// Most adapters loaded at once
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub max_loras: usize,
+    /// Largest rank of an adapter
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub max_lora_rank: usize,
+
     /// Most log probabilities of one position; -1: as many as the vocabulary has
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub max_logprobs: i64,
@@ -260,6 +270,13 @@ pub struct EngineArgs {
     pub kv_events_encoding: EventEncoding,
     #[arg(long, default_value = "", value_name = "TOPIC")]
     pub kv_events_topic: String,
+}
+
+fn lora_module(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), PathBuf::from(path))),
+        _ => Err("write NAME=DIR".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -116,6 +116,8 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         waiting_tokens_max: Some(args.max_num_queued_tokens),
         ..Limits::default()
     };
+    config.adapters = args.lora_modules.clone();
+    (config.adapters_max, config.adapter_rank_max) = (args.max_loras, args.max_lora_rank);
     config.answers = AnswerOptions {
         prompt_tokens_details: args.enable_prompt_tokens_details,
         per_request_metrics: args.enable_per_request_metrics,

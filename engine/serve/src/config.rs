@@ -1,6 +1,7 @@
 //! What `trackside engine` is told: addresses, names, limits, and what computes.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,11 @@ pub struct Config {
     pub backend: BackendChoice,
     pub limits: Limits,
     pub answers: AnswerOptions,
+    /// LoRA adapters loaded at the start: name and folder.
+    pub adapters: Vec<(String, PathBuf)>,
+    /// Most adapters loaded at once, and the largest rank of one.
+    pub adapters_max: usize,
+    pub adapter_rank_max: usize,
     /// Speculative decoding; `None`: off.
     pub speculation: Option<Speculation>,
     /// `None`: no KV events are published.
@@ -55,6 +61,9 @@ impl Config {
             backend: BackendChoice::Cpu { threads: None, dtype: CpuDtype::Auto },
             limits: Limits::default(),
             answers: AnswerOptions::default(),
+            adapters: Vec::new(),
+            adapters_max: 8,
+            adapter_rank_max: 64,
             speculation: None,
             kv_events: None,
             kv_disk: None,

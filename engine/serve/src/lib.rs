@@ -9,6 +9,7 @@
 //! a supervisor sees how far it is; `/health` is 200 only once the engine has answered.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod config;
 mod edge;
 mod guide;

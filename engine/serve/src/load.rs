@@ -52,6 +52,7 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
     limits.prefix_caching = config.limits.prefix_caching;
     limits.speculation = config.speculation;
+    limits.adapters_max = config.adapters_max;
     // Without a limit of its own, a request may ask for the whole vocabulary.
     limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
     (limits.policy, limits.step_time) = (config.limits.policy, config.limits.step_time);
@@ -70,6 +71,13 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     // Nobody is left to hear the result only when the process ends.
     let body = move || drop(result.send(engine.run()));
     thread("engine", body)?;
+    for (name, path) in &config.adapters {
+        if config.names.contains(name) {
+            let what = format!("the adapter {name} has the name of the model");
+            return Err(Fault::new(FaultKind::Usage, what, "give it another one"));
+        }
+        app.adapters.load(&handle, &config.assets, config.adapter_rank_max, name, path)?;
+    }
     Ok(Loaded { handle, text, kv_dtype, ended })
 }
 

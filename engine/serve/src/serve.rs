@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::Adapters;
 use crate::config::Config;
 use crate::edge::app::{App, Life, Ready};
 use crate::edge::http;
@@ -80,6 +81,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
     let changed = Changed::default();
     let app = Arc::new(App {
         names: config.names.iter().map(|name| Arc::from(name.as_str())).collect(),
+        adapters: Adapters::default(),
         root: config.assets.path.display().to_string(),
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         incarnation,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::ApiError;
 use super::kv_events::{BoundEvents, KvEventsConfig};
 use super::responses::store::Store;
+use crate::adapters::Adapters;
 use crate::config::AnswerOptions;
 use crate::guide::Guides;
 use crate::in_flight::{Changed, Ledger};
@@ -24,6 +25,8 @@ use crate::metrics::Metrics;
 pub(crate) struct App {
     /// Names that clients may use; the first is the one that answers carry. Never empty.
     pub names: Vec<Arc<str>>,
+    /// Names of adapters, which clients use as they use the model's.
+    pub adapters: Adapters,
     /// Where the weights come from.
     pub root: String,
     /// Unix time in seconds.
@@ -83,6 +86,7 @@ impl App {
     pub fn named(&self, model: Option<&str>) -> Result<Arc<str>, ApiError> {
         let Some(model) = model.filter(|model| !model.is_empty()) else { return Ok(Arc::clone(&self.names[0])) };
         let known = self.names.iter().find(|name| ***name == *model).cloned();
+        let known = known.or_else(|| self.adapters.key(model).map(|key| key.name));
         known.ok_or_else(|| ErrorBody::unknown_model(model).into())
     }
 

@@ -69,7 +69,9 @@ pub fn planned<'a>(
         length_max: limits.length_max,
         answers: app.answers,
     };
-    let plan = Arc::new(Plan::new(endpoint, &request, &facts)?);
+    let mut plan = Plan::new(endpoint, &request, &facts)?;
+    plan.extra.adapter = request.model.as_deref().and_then(|model| app.adapters.key(model));
+    let plan = Arc::new(plan);
     let prompts = prompt::of_request(&ready.text, endpoint, request, &plan, limits.length_max)?;
     Ok((ready, plan, prompts))
 }

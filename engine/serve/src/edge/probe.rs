@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use domain::AdapterKey;
 use http::StatusCode;
 use proto::openai::{ModelCard, ModelList};
 use serde_json::json as value;
@@ -18,7 +19,12 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub async fn models(State(app): State<Arc<App>>) -> Response {
     let context = u32::try_from(app.context_length()).ok();
     let card = |name: &Arc<str>| ModelCard::new(name.to_string(), app.created, Some(app.root.clone()), context);
-    json(StatusCode::OK, &ModelList::new(app.names.iter().map(card).collect()))
+    let adapter = |key: AdapterKey| ModelCard {
+        parent: Some(app.names[0].to_string()),
+        ..ModelCard::new(key.name.to_string(), app.created, Some(key.path.to_string()), context)
+    };
+    let cards = app.names.iter().map(card).chain(app.adapters.keys().into_iter().map(adapter));
+    json(StatusCode::OK, &ModelList::new(cards.collect()))
 }
 
 /// 200 with an empty body once the engine has answered, and while it drains; never before, and never after its thread ended.

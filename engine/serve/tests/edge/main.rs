@@ -1,5 +1,6 @@
 //! The engine's edge through real HTTP and ZMQ, over the fake backend and over tiny models on the CPU.
 
+mod adapters;
 mod admin;
 mod choices;
 mod client;
