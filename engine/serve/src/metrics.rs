@@ -1,9 +1,11 @@
 //! `vllm:*` metrics: names, labels and buckets of vLLM 0.33 (`v1/metrics/loggers.py`), so that its dashboards and routers read this
 //! engine. Handles are held; only a scrape looks anything up.
 
+mod absent;
 mod answers;
 mod buckets;
 mod drafts;
+mod old;
 mod process;
 mod sleep;
 mod tiers;
@@ -19,7 +21,9 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use absent::Absent;
 use answers::Answers;
+use old::Old;
 use drafts::Drafts;
 use process::Process;
 
@@ -81,12 +85,15 @@ pub struct Metrics {
     decode: Histogram,
     request_prompt_tokens: Histogram,
     request_generation_tokens: Histogram,
+    request_most_generated: Histogram,
     request_max_tokens: Histogram,
     request_prefill_computed: Histogram,
     request_params_n: Histogram,
     request_preemptions: Histogram,
     iteration_tokens: Histogram,
     answers: Answers,
+    old: Old,
+    _absent: Absent,
     process: Process,
     /// KV event batches that the publisher's queue could not take.
     pub kv_events_dropped: IntCounter,
@@ -231,6 +238,11 @@ impl Metrics {
             decode: make.histogram("request_decode_time_seconds", "From the first token to the last.", buckets::REQUEST),
             request_prompt_tokens: make.histogram("request_prompt_tokens", "Prompt tokens of a request.", lengths()),
             request_generation_tokens: make.histogram("request_generation_tokens", "Tokens generated for a request.", lengths()),
+            request_most_generated: make.histogram(
+                "request_max_num_generation_tokens",
+                "Most tokens generated for any choice of a request.",
+                lengths(),
+            ),
             request_max_tokens: make.histogram("request_params_max_tokens", "max_tokens of a request.", lengths()),
             request_prefill_computed: make.histogram(
                 "request_prefill_kv_computed_tokens",
@@ -245,6 +257,8 @@ impl Metrics {
             ),
             iteration_tokens: make.histogram("iteration_tokens_total", "Tokens computed in one step.", buckets::ITERATION),
             answers: Answers::new(&make),
+            old: Old::new(&make),
+            _absent: Absent::new(&make),
             process: Process::new(&make),
             kv_events_dropped: make.held(IntCounter::new(
                 "trackside_kv_event_batches_dropped_total",
@@ -332,6 +346,8 @@ impl Metrics {
         }
         self.request_prompt_tokens.observe(f64::from(report.prompt_tokens));
         self.request_generation_tokens.observe(f64::from(report.generated_tokens));
+        // Of one sequence, the most is what it has.
+        self.request_most_generated.observe(f64::from(report.generated_tokens));
         self.request_max_tokens.observe(f64::from(report.tokens_max));
         self.request_prefill_computed.observe(f64::from(report.prompt_tokens.saturating_sub(report.cached_tokens)));
         self.request_preemptions.observe(f64::from(report.preemptions));
@@ -341,7 +357,9 @@ impl Metrics {
         report.settled.iter().for_each(|batch| self.iteration_tokens.observe(f64::from(batch.tokens())));
         for admitted in &report.admitted {
             self.prefix_queries.inc_by(admitted.prompt_tokens.into());
-            self.prefix_hits.inc_by(admitted.cached_tokens.saturating_sub(admitted.host_tokens + admitted.disk_tokens).into());
+            let hits = admitted.cached_tokens.saturating_sub(admitted.host_tokens + admitted.disk_tokens);
+            self.prefix_hits.inc_by(hits.into());
+            self.old.looked_up(admitted.prompt_tokens, hits);
             self.tiers.admitted(admitted);
             self.prompt_tokens.inc_by(admitted.prompt_tokens.into());
             let (cached, remote) = (u64::from(admitted.cached_tokens), u64::from(admitted.remote_tokens));
@@ -351,7 +369,10 @@ impl Metrics {
             self.sources.computed.inc_by(u64::from(admitted.prompt_tokens).saturating_sub(cached + remote));
         }
         report.first_token.iter().for_each(|latency| self.time_to_first_token.observe(latency.as_secs_f64()));
-        report.inter_token.iter().for_each(|latency| self.inter_token_latency.observe(latency.as_secs_f64()));
+        for latency in &report.inter_token {
+            self.inter_token_latency.observe(latency.as_secs_f64());
+            self.old.time_per_output_token.observe(latency.as_secs_f64());
+        }
         self.generation_tokens.inc_by((report.first_token.len() + report.inter_token.len()) as u64);
         self.preemptions.inc_by(report.preempted.into());
         self.corrupted.inc_by(report.corrupted.into());

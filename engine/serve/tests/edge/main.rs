@@ -4,6 +4,7 @@ mod adapters;
 mod admin;
 mod choices;
 mod client;
+mod contract;
 mod errors;
 mod events;
 mod headers;
