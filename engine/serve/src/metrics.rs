@@ -23,8 +23,8 @@ use prometheus::{
 
 use absent::Absent;
 use answers::Answers;
-use old::Old;
 use drafts::Drafts;
+use old::Old;
 use process::Process;
 
 use crate::in_flight::Changed;
