@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, BytesMut};
+use engine_text::reply::Delta as Call;
 use http::{HeaderMap, StatusCode};
 use proto::anthropic::{ErrorBody, MessagesRequest};
 use proto::openai::Usage;
@@ -51,7 +52,7 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
     });
     let Begun { head, plan, mut generation } = begun.await?;
     if plan.shape.stream {
-        return stream::answer(generation, MessageEvents { head, end: None, begun: false, block: false }).await;
+        return stream::answer(generation, MessageEvents { head, end: None, begun: false, block: None, index: 0 }).await;
     }
     let first = generate::first(&mut generation).await?;
     let grown = whole::gather(&mut generation, first).await?;
@@ -72,13 +73,33 @@ async fn count(app: &Arc<App>, body: Body) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, &value!({ "input_tokens": input_tokens, "context_management": context })))
 }
 
+/// What was thought, said and called, a block each; at least one.
+fn blocks(grown: &Grown) -> Vec<Value> {
+    let mut blocks = Vec::new();
+    if !grown.reasoning.is_empty() {
+        blocks.push(value!({ "type": "thinking", "thinking": grown.reasoning, "signature": "" }));
+    }
+    if !grown.text.is_empty() || (blocks.is_empty() && grown.calls.is_empty()) {
+        blocks.push(value!({ "type": "text", "text": grown.text }));
+    }
+    blocks.extend(grown.calls.iter().map(|call| {
+        let input: Value = serde_json::from_str(&call.function.arguments).unwrap_or_else(|_| value!({}));
+        value!({ "type": "tool_use", "id": call_id(), "name": call.function.name, "input": input })
+    }));
+    blocks
+}
+
+fn call_id() -> String {
+    format!("chatcmpl-tool-{:032x}", rand::random::<u128>())
+}
+
 fn render(head: &Head, generation: &Generation, grown: &Grown) -> Value {
     let (stop_reason, stop_sequence) = grown.end.as_ref().map_or((None, None), stop);
     value!({
         "id": head.id,
         "type": "message",
         "role": "assistant",
-        "content": [{ "type": "text", "text": grown.text }],
+        "content": blocks(grown),
         "model": &*head.model,
         "stop_reason": stop_reason,
         "stop_sequence": stop_sequence,
@@ -94,6 +115,7 @@ fn stop(end: &End) -> (Option<&'static str>, Option<&str>) {
         ("length", _) => (Some("max_tokens"), None),
         ("stop", Some(sequence)) => (Some("stop_sequence"), Some(sequence)),
         ("stop", None) => (Some("end_turn"), None),
+        ("tool_calls", _) => (Some("tool_use"), None),
         _ => (None, None),
     }
 }
@@ -113,8 +135,10 @@ fn usage(usage: &Usage) -> Value {
 struct MessageEvents {
     head: Head,
     begun: bool,
-    /// A content block is open.
-    block: bool,
+    /// Kind of the content block that is open.
+    block: Option<&'static str>,
+    /// Number of that block, or of the next.
+    index: u32,
     end: Option<End>,
 }
 
@@ -136,13 +160,25 @@ impl Events for MessageEvents {
             });
             event(out, "message_start", &value!({ "type": "message_start", "message": message }));
         }
+        if !piece.reasoning.is_empty() {
+            self.open(out, "thinking", || value!({ "type": "thinking", "thinking": "" }));
+            self.delta(out, value!({ "type": "thinking_delta", "thinking": piece.reasoning }));
+        }
         if !piece.text.is_empty() {
-            if !std::mem::replace(&mut self.block, true) {
-                let block = value!({ "type": "text", "text": "" });
-                event(out, "content_block_start", &value!({ "type": "content_block_start", "index": 0, "content_block": block }));
+            self.open(out, "text", || value!({ "type": "text", "text": "" }));
+            self.delta(out, value!({ "type": "text_delta", "text": piece.text }));
+        }
+        for call in &piece.calls {
+            match call {
+                Call::Call { name, .. } => {
+                    self.close(out);
+                    self.open(out, "tool_use", || value!({ "type": "tool_use", "id": call_id(), "name": name, "input": {} }));
+                }
+                Call::Arguments { fragment, .. } => {
+                    self.delta(out, value!({ "type": "input_json_delta", "partial_json": fragment }));
+                }
+                Call::Content(_) | Call::Reasoning(_) => {}
             }
-            let delta = value!({ "type": "text_delta", "text": piece.text });
-            event(out, "content_block_delta", &value!({ "type": "content_block_delta", "index": 0, "delta": delta }));
         }
         self.end = self.end.take().or(piece.end);
     }
@@ -164,9 +200,25 @@ impl Events for MessageEvents {
 }
 
 impl MessageEvents {
+    /// Begins a block of this kind, unless one is open.
+    fn open(&mut self, out: &mut BytesMut, kind: &'static str, block: impl FnOnce() -> Value) {
+        if self.block == Some(kind) {
+            return;
+        }
+        self.close(out);
+        self.block = Some(kind);
+        let (index, block) = (self.index, block());
+        event(out, "content_block_start", &value!({ "type": "content_block_start", "index": index, "content_block": block }));
+    }
+
+    fn delta(&self, out: &mut BytesMut, delta: Value) {
+        event(out, "content_block_delta", &value!({ "type": "content_block_delta", "index": self.index, "delta": delta }));
+    }
+
     fn close(&mut self, out: &mut BytesMut) {
-        if std::mem::take(&mut self.block) {
-            event(out, "content_block_stop", &value!({ "type": "content_block_stop", "index": 0 }));
+        if self.block.take().is_some() {
+            event(out, "content_block_stop", &value!({ "type": "content_block_stop", "index": self.index }));
+            self.index += 1;
         }
     }
 }

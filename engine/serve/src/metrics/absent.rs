@@ -8,7 +8,6 @@ use super::Maker;
 pub struct Absent {
     _mm_queries: IntCounter,
     _mm_hits: IntCounter,
-    _corrupted: IntCounter,
 }
 
 impl Absent {
@@ -16,7 +15,6 @@ impl Absent {
         Self {
             _mm_queries: make.counter("mm_cache_queries", "Always 0: this engine has no multimodal cache."),
             _mm_hits: make.counter("mm_cache_hits", "Always 0: this engine has no multimodal cache."),
-            _corrupted: make.counter("corrupted_requests", "Always 0: logits that are no numbers end a request as an error."),
         }
     }
 }

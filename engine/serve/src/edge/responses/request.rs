@@ -32,10 +32,9 @@ pub fn chat(request: &ResponsesRequest, before: &[Value]) -> Result<(Request, Ve
         turns.insert(0, json!({"role": "system", "content": instructions}));
     }
     let tools = request.tools.as_deref().filter(|tools| !tools.is_empty());
-    if let Some(other) = tools.into_iter().flatten().find(|tool| tool["type"] != "function") {
-        let kind: String = other["type"].as_str().unwrap_or("none").chars().take(40).collect();
-        let message = format!("`tools` holds one of type {kind:?}; this engine serves functions only.");
-        return Err(ApiError::parameter("tools", message));
+    if tools.is_some() && request.tool_choice.as_ref().is_none_or(|choice| choice != "none") {
+        // Calls have no items here yet, and must not be lost.
+        return wrong("tools", "This engine serves `tools` in chats and messages; here `tool_choice` must be \"none\".");
     }
     let format = request.text.as_ref().map(|text| &text["format"]).filter(|format| !format.is_null());
     let chat = Request {
