@@ -254,6 +254,9 @@ pub struct EngineArgs {
     #[arg(long)]
     pub enable_responses_store: bool,
 
+    /// Rank of this engine in a data-parallel deployment: the `engine` label of metrics and events; moves the ports of KV events by it
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4096), value_name = "RANK")]
+    pub data_parallel_rank: u32,
     /// Port of the KV events (ZMQ PUB on --host); 0 takes any
     #[arg(long, default_value_t = 5557, value_name = "PORT")]
     pub kv_events_port: u16,

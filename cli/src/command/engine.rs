@@ -9,7 +9,7 @@ use std::time::Duration;
 use domain::{Fault, FaultKind};
 use engine_serve::{
     AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvDtype, KvEventsConfig, Limits, Policy,
-    Progress,
+    Progress, endpoint_of_rank,
 };
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
@@ -128,6 +128,7 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         logprobs_max: u32::try_from(args.max_logprobs).ok(),
     };
     config.dev_mode = args.dev_mode;
+    config.data_parallel_rank = args.data_parallel_rank;
     config.kv_disk = args
         .kv_disk_path
         .as_ref()
@@ -145,11 +146,14 @@ fn dtype(dtype: Dtype) -> CpuDtype {
 }
 
 fn kv_events(args: &EngineArgs) -> KvEventsConfig {
+    let rank = args.data_parallel_rank;
     let at = |port: u16| format!("tcp://{}", SocketAddr::new(args.host, port));
-    let mut events = KvEventsConfig::bind(args.kv_events_endpoint.clone().unwrap_or_else(|| at(args.kv_events_port)));
+    let endpoint = args.kv_events_endpoint.clone().unwrap_or_else(|| at(args.kv_events_port));
+    let mut events = KvEventsConfig::bind(endpoint_of_rank(&endpoint, rank));
+    events.data_parallel_rank = rank;
     // As vLLM: an endpoint that was written out is bound where it says `*`, else connected to.
     events.connect = args.kv_events_endpoint.as_deref().is_some_and(|endpoint| !engine_serve::binds(endpoint));
-    events.replay_endpoint = Some(at(args.kv_replay_port));
+    events.replay_endpoint = Some(endpoint_of_rank(&at(args.kv_replay_port), rank));
     events.topic = args.kv_events_topic.clone();
     events.encoding = match args.kv_events_encoding {
         EventEncoding::Map => Encoding::Map,

@@ -43,6 +43,8 @@ pub struct Config {
     pub kv_events: Option<KvEventsConfig>,
     /// Where KV blocks go that leave host memory; `None`: nowhere.
     pub kv_disk: Option<KvDiskConfig>,
+    /// Which rank of a data-parallel deployment this engine is: the `engine` label of its metrics and a field of its KV events.
+    pub data_parallel_rank: u32,
     /// Serve what vLLM serves in its developer mode: pause, sleep, reset, abort.
     pub dev_mode: bool,
     /// How long open requests may take after the server is told to end; then they are aborted.
@@ -67,6 +69,7 @@ impl Config {
             speculation: None,
             kv_events: None,
             kv_disk: None,
+            data_parallel_rank: 0,
             dev_mode: false,
             drain_timeout: Duration::from_secs(30),
             step_timeout: Duration::from_secs(300),

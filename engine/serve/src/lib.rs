@@ -21,7 +21,7 @@ mod serve;
 mod watchdog;
 
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
-pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds};
+pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds, endpoint_of_rank};
 pub use engine::config::Policy;
 pub use engine_cpu::{CpuDtype, KvDtype};
 pub use kv_disk::KvDiskConfig;

@@ -94,14 +94,17 @@ fn tiers(config: &Config, backend: &dyn Backend, limits: &mut engine::config::Co
     limits.host_blocks = bytes / block_bytes;
     let Some(disk) = &config.kv_disk else { return Ok(()) };
     let identity = kv_disk::Identity {
-        layout: backend.kv_layout(),
+        layout: match config.backend {
+            // What weights are multiplied as is in the values too.
+            BackendChoice::Cpu { dtype, .. } => format!("{} {dtype:?}", backend.kv_layout()),
+            BackendChoice::Fake(_) => backend.kv_layout(),
+        },
         model: kv_disk::weights_identity(&config.assets.path),
         hash_seed: &limits.hash_seed,
         block_tokens: backend.capacity().block_tokens,
         block_bytes,
     };
-    let rank = config.kv_events.as_ref().map_or(0, |events| events.data_parallel_rank);
-    let (disk, places) = kv_disk::KvDisk::open(disk, rank, &identity)?;
+    let (disk, places) = kv_disk::KvDisk::open(disk, config.data_parallel_rank, &identity)?;
     limits.disk_blocks = places;
     ports.disk = Some(Box::new(disk));
     Ok(())

@@ -67,7 +67,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
     config.check()?;
     let (listener, http) = http::bind(config.listen).await?;
     let max_model_len = config.context_length();
-    let engine = config.kv_events.as_ref().map_or(0, |events| events.data_parallel_rank);
+    let engine = config.data_parallel_rank;
     let drafts_max = config.speculation.map_or(0, |speculation| speculation.tokens);
     let metrics = Arc::new(Metrics::new(&Labels { model_name: config.name(), engine, max_model_len, drafts_max }));
     let (events, bound_events) = match config.kv_events.clone() {

@@ -65,6 +65,16 @@ pub fn binds(endpoint: &str) -> bool {
     endpoint.contains('*') || endpoint.contains("::") || endpoint.starts_with("ipc://")
 }
 
+/// The endpoint of a data-parallel rank, as vLLM derives it: the port of a TCP endpoint moves by the rank, and 0 stays any free one.
+pub fn endpoint_of_rank(endpoint: &str, rank: u32) -> String {
+    let moved = || {
+        let (address, port) = endpoint.rsplit_once(':')?;
+        let port = port.parse::<u16>().ok().filter(|&port| port > 0)?;
+        Some(format!("{address}:{}", u32::from(port) + rank))
+    };
+    if endpoint.starts_with("tcp:") { moved().unwrap_or_else(|| endpoint.to_owned()) } else { endpoint.to_owned() }
+}
+
 /// Endpoints as bound, in a form that a neighbour on this machine can connect to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BoundEvents {
@@ -180,6 +190,15 @@ mod tests {
         check("ipc:///run/kv", true);
         check("tcp://router:5557", false);
         check("tcp://10.0.0.1:5557", false);
+    }
+
+    #[test]
+    fn each_rank_has_a_port() {
+        let check = |endpoint, rank, expected: &str| assert_eq!(endpoint_of_rank(endpoint, rank), expected);
+        check("tcp://*:5557", 1, "tcp://*:5558");
+        check("tcp://[::1]:5557", 3, "tcp://[::1]:5560");
+        check("tcp://*:0", 2, "tcp://*:0");
+        check("ipc:///run/kv", 2, "ipc:///run/kv");
     }
 
     #[test]
