@@ -11,7 +11,7 @@ use std::ops::Range;
 use engine_assets::Adapter;
 
 use crate::request::{Logprobs, Sampling};
-use crate::sample::SharedState;
+use crate::sample::{MaskError, SharedState};
 
 /// A physical KV block; index into the backend's one KV region, which is block-major: one block of all layers is contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub struct Row {
     /// the first draft on, each yields a token while the draft behind it is that token; the row then yields 1 to `drafts + 1`
     /// tokens, the same that as many rows would have. Only with [`Self::sample`].
     pub drafts: u32,
-    pub scored: Option<Scored>,
+    pub scored: Option<Box<Scored>>,
 }
 
 impl Row {
@@ -131,7 +131,7 @@ impl Outcomes {
 pub struct Sampled {
     pub slot: Slot,
     pub token: Result<u32, NoToken>,
-    pub logprobs: Option<Logprobs>,
+    pub logprobs: Option<Box<Logprobs>>,
     /// The request's mask lets nothing through behind this token: its output is complete.
     pub ended: bool,
 }
@@ -150,8 +150,8 @@ pub enum NoToken {
     NotANumber,
     #[error("what the request allows leaves no token to choose")]
     NothingAllowed,
-    #[error("{0}")]
-    Mask(Box<str>),
+    #[error(transparent)]
+    Mask(Box<MaskError>),
 }
 
 /// Sizes that a backend fixes at its start, for life.

@@ -77,7 +77,7 @@ impl Sampler {
             state.process(logits, kept);
         }
         let token = chooser.choose(logits, &sample.sampling, index)?;
-        let logprobs = tells.then(|| logprobs::tell(raw, token, state.extras(), chooser));
+        let logprobs = tells.then(|| Box::new(logprobs::tell(raw, token, state.extras(), chooser)));
         let ended = state.accept(token)? == Accepted::Ended;
         Ok(Sampled { slot, token: Ok(token), logprobs, ended })
     }

@@ -284,7 +284,7 @@ impl Sequence {
     }
 
     /// The positions of `chunk` whose next token is told, and which were not before; appends those tokens to `targets`.
-    pub fn score(&mut self, chunk: &Chunk, targets: &mut Vec<u32>) -> Option<Scored> {
+    pub fn score(&mut self, chunk: &Chunk, targets: &mut Vec<u32>) -> Option<Box<Scored>> {
         let top = self.prompt_logprobs?;
         let (from, to) = (self.scored.max(chunk.start + 1), self.progress.prompt.min(chunk.start + chunk.tokens + 1));
         if from >= to {
@@ -293,7 +293,7 @@ impl Sequence {
         let first = targets.len();
         targets.extend_from_slice(&self.tokens[from as usize..to as usize]);
         self.scored = to;
-        Some(Scored { first: from - 1, targets: first..targets.len(), top })
+        Some(Box::new(Scored { first: from - 1, targets: first..targets.len(), top }))
     }
 
     /// Proposes at most `drafts_max` tokens that may come behind those known, into `self.drafts`; says how many.

@@ -18,6 +18,8 @@ pub(super) struct Chooser {
     sorted_maxima: Vec<f32>,
     /// Weight of the logits in each stretch below the largest.
     stretches: Vec<f64>,
+    /// In which stretch each logit is.
+    stretch_of: Vec<u16>,
     candidates: Vec<Candidate>,
 }
 
@@ -149,7 +151,11 @@ impl Chooser {
         let stretch = |logit: f32| (((weigh.max - logit) * weigh.inverse * STRETCHES as f32) as usize).min(STRETCHES_MAX);
         self.stretches.clear();
         self.stretches.resize(STRETCHES_MAX + 1, 0.0);
-        logits.iter().for_each(|&logit| self.stretches[stretch(logit)] += f64::from(weigh.weight(logit)));
+        self.stretch_of.clear();
+        self.stretch_of.extend(logits.iter().map(|&logit| stretch(logit) as u16));
+        for (&logit, &stretch) in logits.iter().zip(&self.stretch_of) {
+            self.stretches[usize::from(stretch)] += f64::from(weigh.weight(logit));
+        }
         let mut before = 0.0;
         let last = self.stretches.iter().position(|&weight| {
             let reaches = before + weight >= wanted;
@@ -158,10 +164,11 @@ impl Chooser {
         });
         let last = last.unwrap_or(STRETCHES_MAX);
         self.candidates.clear();
-        let tokens = (0..).zip(logits).map(|(token, &logit)| Candidate { logit, token });
-        self.candidates.extend(tokens.clone().filter(|candidate| stretch(candidate.logit) < last));
+        let tokens = (0..).zip(logits).map(|(token, &logit)| Candidate { logit, token }).zip(&self.stretch_of);
+        self.candidates
+            .extend(tokens.clone().filter(|(_, stretch)| usize::from(**stretch) < last).map(|(candidate, _)| candidate));
         let sure = self.candidates.len();
-        self.candidates.extend(tokens.filter(|candidate| stretch(candidate.logit) == last));
+        self.candidates.extend(tokens.filter(|(_, stretch)| usize::from(**stretch) == last).map(|(candidate, _)| candidate));
         self.candidates[sure..].sort_unstable_by(by_rank);
         let mut reached = before;
         let enough = self.candidates[sure..].iter().position(|candidate| {

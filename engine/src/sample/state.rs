@@ -110,8 +110,7 @@ impl SampleState {
             return Err(NoToken::NothingAllowed);
         }
         let Some(mask) = &mut self.mask else { return Ok(()) };
-        let words =
-            self.begun.clone().and_then(|()| guarded(|| mask.join())).map_err(|error| NoToken::Mask(error.to_string().into()))?;
+        let words = self.begun.clone().and_then(|()| guarded(|| mask.join())).map_err(|error| NoToken::Mask(Box::new(error)))?;
         for (word, logits) in words.iter().zip(logits.chunks_mut(32)) {
             match *word {
                 u32::MAX => {}
@@ -167,10 +166,15 @@ impl SampleState {
     /// Under a mask, an end that is all that is left stays possible: the grammar cannot go on.
     fn forbid_ends(&self, logits: &mut [f32]) {
         let is_possible = |logit: f32| logit != f32::NEG_INFINITY;
-        let ends = self.ends.iter().filter(|&&end| is_possible(logits[end as usize])).count();
+        // A model's configuration may name an end that its vocabulary does not have.
+        let ends = self.ends.iter().filter(|&&end| logits.get(end as usize).copied().is_some_and(is_possible)).count();
         let all_are_ends = self.mask.is_some() && logits.iter().filter(|&&logit| is_possible(logit)).count() == ends;
         if !all_are_ends {
-            self.ends.iter().for_each(|&end| logits[end as usize] = f32::NEG_INFINITY);
+            for &end in &self.ends {
+                if let Some(logit) = logits.get_mut(end as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
     }
 
@@ -194,7 +198,7 @@ impl SampleState {
             }
             Ok(accepted)
         });
-        let accepted = accepted.map_err(|error| NoToken::Mask(error.to_string().into()))?;
+        let accepted = accepted.map_err(|error| NoToken::Mask(Box::new(error)))?;
         self.ended = accepted == Accepted::Ended;
         Ok(accepted)
     }

@@ -125,7 +125,7 @@ impl Engine {
             Some(last) => self.report.inter_token.push(now.saturating_duration_since(last)),
         }
         sequence.last_token = Some(now);
-        let read = sequence.sink.put(Output::Token { token, logprobs: sampled.logprobs });
+        let read = sequence.sink.put(Output::Token { token, logprobs: sampled.logprobs.map(|logprobs| *logprobs) });
         let ended = sequence.ended(self.door.limits.length_max);
         let ended = ended.or_else(|| sampled.ended.then_some(FinishReason::MaskEnded));
         ended.or_else(|| (!read).then_some(FinishReason::Aborted))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::server::{Server, instant, path, scripted};
+use crate::server::{Server, cpu, instant, path, scripted};
 
 type Labels = BTreeMap<String, String>;
 
@@ -154,4 +154,25 @@ async fn every_count_is_that_of_the_requests_made() {
     assert!(value("process_resident_memory_bytes", None) > 1e6 && value("process_start_time_seconds", None) > 1.7e9);
     assert!(value("vllm:lora_requests_info", None) > 1.7e9, "the time of the reading");
     server.stop().await.expect("a clean end");
+}
+
+/// The scripted model walks in a circle: from its second round on, drafts are right.
+#[tokio::test]
+async fn drafts_are_counted_and_change_nothing() {
+    let ask = json!({"prompt": "x", "max_tokens": 400, "temperature": 0, "ignore_eos": true, "return_token_ids": true});
+    let plain = Server::start(cpu(scripted())).await;
+    let expected = plain.post(path("text"), &ask).await.json()["choices"][0]["token_ids"].clone();
+    assert_eq!(expected.as_array().map(Vec::len), Some(400));
+    assert!(!plain.get("/metrics").await.text().contains("spec_decode"), "nothing speculates");
+    let mut config = cpu(scripted());
+    config.speculation = Some(engine::speculate::Speculation::ngram(4));
+    let drafted = Server::start(config).await;
+    assert_eq!(drafted.post(path("text"), &ask).await.json()["choices"][0]["token_ids"], expected);
+    let ended = "vllm:request_success_total{engine=\"0\",finished_reason=\"length\",model_name=\"m\"} 1";
+    let samples = parse(&drafted.metrics_with(ended).await);
+    let value = |name: &str| samples.iter().filter(|(seen, ..)| seen == name).map(|(.., value)| value).sum::<f64>();
+    let accepted = value("vllm:spec_decode_num_accepted_tokens_total");
+    assert!(accepted > 100.0 && accepted <= value("vllm:spec_decode_num_draft_tokens_total"), "{accepted}");
+    assert!(value("vllm:spec_decode_num_drafts_total") < 200.0);
+    assert_eq!(value("vllm:spec_decode_num_accepted_tokens_per_pos_total"), accepted);
 }
