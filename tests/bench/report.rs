@@ -20,7 +20,7 @@ pub struct Figure {
 pub struct Machine {
     cpu: String,
     cores: usize,
-    steal_ticks: u64,
+    ticks: [u64; 2],
 }
 
 impl Machine {
@@ -30,14 +30,25 @@ impl Machine {
         Self {
             cpu: model.map_or("unknown", |(_, name)| name).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            steal_ticks: steal_ticks(),
+            ticks: ticks(),
         }
     }
 }
 
-fn steal_ticks() -> u64 {
+/// (stolen by the hypervisor, all) of the machine so far.
+fn ticks() -> [u64; 2] {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    stat.lines().next().and_then(|cpu| cpu.split_whitespace().nth(8)?.parse().ok()).unwrap_or(0)
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let fields: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+    [fields.get(7).copied().unwrap_or(0), fields.iter().sum()]
+}
+
+impl Machine {
+    /// Share of the machine's time since `look` that others had.
+    fn steal(&self) -> f64 {
+        let [stolen, all] = ticks();
+        (stolen - self.ticks[0]) as f64 / (all - self.ticks[1]).max(1) as f64
+    }
 }
 
 /// The value below which this share of the sorted samples lies.
@@ -57,7 +68,7 @@ impl Figure {
         json!({
             "name": name, "unit": unit, "bar": bar, "median": quartiles[1], "quartiles": quartiles, "samples": samples,
             "beside": beside.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-            "cpu": machine.cpu, "cores": machine.cores, "steal_ticks": steal_ticks() - machine.steal_ticks,
+            "cpu": machine.cpu, "cores": machine.cores, "steal": machine.steal(),
         })
     }
 
@@ -69,7 +80,6 @@ impl Figure {
         for (what, value) in beside {
             text += &format!("  {what}: {value:.3}\n");
         }
-        let stolen = steal_ticks() - machine.steal_ticks;
-        text + &format!("  on {} × {}, steal {stolen} ticks\n", machine.cores, machine.cpu)
+        text + &format!("  on {} × {}, steal {:.1} %\n", machine.cores, machine.cpu, machine.steal() * 100.0)
     }
 }

@@ -1,0 +1,252 @@
+"""The engine beside llama.cpp: same GGUF, same threads, one run, alternated.
+
+    tests/bench/run.sh                                     all of it: builds both sides, makes the models, writes the pages
+    target/bench-venv/bin/python tests/bench/engine.py     the rows alone; --list names them
+
+    ROW ...        names or patterns (`smollm2-*`, `*-decode-*`); default: all
+    --rounds N     alternated rounds for each row, at least 7
+    --resume       skip rows that this commit has measured already (target/bench/)
+    --write        keep the figures in docs/figures/ and write docs/benchmarks.md and docs/SPECIFICATION.md
+    --hold FILE    hold an exclusive lock (flock) on FILE during each round: for machines that others use, who lock it too
+    --no-flame     no flame graphs
+
+Each round takes one sample of every side in turning order; a ratio is Trackside's rate over the best peer's of that round. The peer is what
+tests/bench/llama.sh builds (or LLAMA=folder), Trackside is target/release/trackside (or TRACKSIDE=path). All prompts are token ids drawn from
+a seed, new in each round, so that no cache helps anybody and nobody's tokenizer counts.
+"""
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import fnmatch
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import figure
+import flame
+import llama
+import machine
+import model
+import ours
+import page
+
+ROOT = figure.ROOT
+KEPT = ROOT / "target/bench"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    what: str
+    path: object
+    decode_tokens: int
+    together: tuple  # prompt tokens, answer tokens
+
+
+def smollm2():
+    return subprocess.run([ROOT / "tests/real/fetch-smollm2.sh"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+MODELS = {
+    "smollm2": Model("SmolLM2 135M Q4_1", smollm2, 128, (64, 64)),
+    "1b": Model("1B random Q8_0", lambda: model.made("1b-q8_0"), 24, (32, 16)),
+    "small4k": Model("170M random Q4_K", lambda: model.made("small-q4_k"), 64, (64, 32)),
+}
+DECODE_PROMPT, PREFILL_PROMPT, ROWS = 24, 512, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    model: str
+    test: str  # decode, prefill or together: a method of every side
+    threads: int
+    hog: bool
+
+    @property
+    def name(self):
+        return f"{self.model}-{self.test}-{self.threads}t" + ("-hog" if self.hog else "")
+
+    @property
+    def share(self):
+        """A peer that spins falls far behind a hog: its samples are shorter by this factor."""
+        return 4 if self.hog else 1
+
+    def what(self):
+        tests = {"decode": "decode at batch 1", "prefill": f"prefill of {PREFILL_PROMPT // self.share}", "together": f"{ROWS} requests at once"}
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{MODELS[self.model].what}: {tests[self.test]}, {threads}" + (", with a hog" if self.hog else "")
+
+
+def rows():
+    most = os.cpu_count()
+    for name in ["smollm2", "1b"]:
+        for threads in sorted({1, most}):
+            yield Row(name, "decode", threads, False)
+            yield Row(name, "prefill", threads, False)
+        yield Row(name, "together", most, False)
+        for test in ["decode", "prefill", "together"]:
+            yield Row(name, test, most, True)
+    for test in ["decode", "prefill"]:
+        yield Row("small4k", test, most, False)
+
+
+BARS = {"decode": "≥ 1.0", "prefill": "≥ 0.9", "together": "≥ 1.3"}
+
+
+@contextlib.contextmanager
+def holding(files):
+    with contextlib.ExitStack() as stack:
+        for path in files:
+            file = stack.enter_context(open(path, "a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    if files:
+        # Whoever waits for the locks by trying now and then shall find them free.
+        time.sleep(1)
+
+
+def prompt(row, tokens, *seed):
+    """Ordinary tokens of any of the models' vocabularies, the same for every side."""
+    draw = random.Random(f"{row.name} {seed}")
+    return [draw.randrange(300, 900) for _ in range(tokens)]
+
+
+def sample(row, side, round_):
+    """(rate, processor seconds per token or None)"""
+    spec = MODELS[row.model]
+    share = row.share
+    before = machine.cpu_s(side.pid) if side.pid else None
+    if row.test == "decode":
+        made = spec.decode_tokens // share
+        rate = side.decode(prompt(row, DECODE_PROMPT, round_), made)
+    elif row.test == "prefill":
+        made = PREFILL_PROMPT // share
+        rate = side.prefill(prompt(row, made, round_))
+    else:
+        length, tokens = spec.together
+        made = ROWS * (tokens // share)
+        rate = side.together([prompt(row, length, round_, i) for i in range(ROWS)], tokens // share)
+    return rate, None if before is None else (machine.cpu_s(side.pid) - before) / made
+
+
+def probe(threads):
+    """What memory and arithmetic of this machine give now: {read_gb_s, f32_gflop_s}."""
+    binary = ROOT / "target/release/examples/bandwidth"
+    if not binary.exists():
+        sys.exit(f"no {binary}: cargo build --release -p engine-cpu --example bandwidth")
+    said = subprocess.run([binary, "--threads", str(threads), "--repeats", "2", "--mib", "512"], check=True, capture_output=True, text=True)
+    return json.loads(said.stdout)
+
+
+def weights(path):
+    """(bytes of weights that a step reads, multiply-adds of a token times two); an embedding that is not the head is looked up, not read."""
+    import gguf
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    if "output.weight" in tensors:
+        tensors.pop("token_embd.weight")
+    return sum(int(t.n_bytes) for t in tensors.values()), 2 * sum(int(t.n_elements) for t in tensors.values())
+
+
+def peers(row, stack, path, rounds_hold):
+    """The peer's programs that can run this row, each at its best."""
+    if row.test != "together":
+        return [llama.Server(stack, path, row.threads), llama.Bench(stack, path, row.threads)]
+    best = None
+    for threads in range(1, os.cpu_count() + 1):
+        with contextlib.ExitStack() as trial, holding(rounds_hold), machine.hog() if row.hog else contextlib.nullcontext():
+            rate, _ = sample(row, llama.Server(trial, path, threads, ROWS), f"trial {threads}")
+        print(f"  llama-server with {threads} threads: {rate:.1f} tok/s", flush=True)
+        best = max(best or (0, 0), (rate, threads))
+    return [llama.Server(stack, path, best[1], ROWS)]
+
+
+def measure(row, given):
+    path = str(MODELS[row.model].path())
+    bytes_per_step, flop_per_token = weights(path)
+    with contextlib.ExitStack() as stack:
+        mine = ours.Ours(stack, path, row.threads, ROWS if row.test == "together" else 1)
+        theirs = peers(row, stack, path, given.hold)
+        sides = [mine, *theirs]
+        for side in sides:
+            sample(row, side, "warm")
+        steal = machine.Steal()
+        rates, cpu, quiet, probes = {side.name: [] for side in sides}, {side.name: [] for side in sides}, [], []
+        for round_ in range(given.rounds):
+            with holding(given.hold):
+                if row.hog:
+                    quiet.append(sample(row, mine, f"quiet {round_}")[0])
+                elif row.test == "decode":
+                    probes.append(probe(row.threads))
+                with machine.hog() if row.hog else contextlib.nullcontext():
+                    for side in sides[round_ % len(sides):] + sides[:round_ % len(sides)]:
+                        rate, per_token = sample(row, side, round_)
+                        rates[side.name].append(rate)
+                        cpu[side.name] += [per_token] if per_token is not None else []
+        steal = steal.share()
+        if not given.no_flame and not row.hog:
+            out = (figure.FOLDER if given.write else KEPT) / f"{row.name}.svg"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with flame.recorded(mine.pid, out):
+                sample(row, mine, "flame")
+        flags = [f"{side.name}: `{' '.join(map(str, side.flags))}`" for side in sides]
+    more = {name: f", {figure.quartiles(seconds)[1] * 1e3:.2f} ms of CPU a token" if seconds else "" for name, seconds in cpu.items()}
+    best = [max(rates[side.name][i] for side in theirs) for i in range(given.rounds)]
+    common = {"group": "engine", "cpu": machine.cpu(), "steal": steal}
+    roof = {"model": row.model, "test": row.test, "threads": row.threads, "rows": {"decode": 1, "prefill": PREFILL_PROMPT, "together": ROWS}[row.test],
+            "bytes_per_step": bytes_per_step, "flop_per_token": flop_per_token}
+    if probes:
+        roof |= {"read_gb_s": figure.quartiles([p["read_gb_s"] for p in probes])[1], "f32_gflop_s": figure.quartiles([p["f32_gflop_s"] or 0 for p in probes])[1]}
+    yield figure.Figure(row.name, what=row.what(), unit="×", bar=BARS[row.test] if not row.hog else "reported",
+                        samples=[a / b for a, b in zip(rates[mine.name], best)], notes=[llama.version(), *flags], roof=roof,
+                        sides={name: {"unit": "tok/s", "samples": samples, "more": more[name]} for name, samples in rates.items()}, **common)
+    if row.hog:
+        kept = [a / b for a, b in zip(rates[mine.name], quiet)]
+        yield figure.Figure(f"{row.name}-kept", what=f"{row.what()}: share of its quiet speed", unit="×", bar="≥ 0.6" if row.test == "decode" else "reported", samples=kept,
+                            sides={"quiet": {"unit": "tok/s", "samples": quiet}, "with the hog": {"unit": "tok/s", "samples": rates[mine.name]}}, **common)
+    if probes:
+        read = [p["read_gb_s"] for p in probes]
+        sides = {"memory reads": {"unit": "GB/s", "samples": read}}
+        for name, samples in rates.items():
+            share = [bytes_per_step * rate / 1e9 / limit * 100 for rate, limit in zip(samples, read)]
+            sides[name] = {"unit": "%", "samples": share}
+        yield figure.Figure(f"{row.model}-bandwidth-{row.threads}t", what=f"{row.what()}: share of the machine's read bandwidth", unit="%",
+                            bar="≥ 85" if row.model == "1b" else "reported", samples=sides[mine.name]["samples"], sides=sides,
+                            notes=[f"{MODELS[row.model].what} reads {bytes_per_step / 1e6:.0f} MB of weights for a token"], **common)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", default=["*"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--hold", type=pathlib.Path, action="append", default=[])
+    for flag in ["--resume", "--write", "--no-flame", "--list"]:
+        parser.add_argument(flag, action="store_true")
+    given = parser.parse_args()
+    if given.write and given.rounds < 7:
+        parser.error("a figure that is written down needs at least 7 rounds")
+    chosen = [row for row in rows() if any(fnmatch.fnmatch(row.name, pattern) for pattern in given.rows)]
+    if not chosen:
+        parser.error(f"no such row; there are: {', '.join(row.name for row in rows())}")
+    if given.list:
+        print("\n".join(row.name for row in chosen))
+        return
+    for row in chosen:
+        done = KEPT / f"{row.name}.json"
+        if given.resume and done.exists() and figure.read(done).commit == figure.commit():
+            print(f"{row.name}: measured already at this commit")
+            continue
+        for one in measure(row, given):
+            print(f"{one.what}: {one.line()} [{one.seen()}]", flush=True)
+            one.write(KEPT)
+            if given.write:
+                one.write()
+        if given.write:
+            page.main([])
+
+
+if __name__ == "__main__":
+    main()
