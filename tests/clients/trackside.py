@@ -48,6 +48,14 @@ def post(address, path, body, timeout_s=60):
         return json.load(answer)
 
 
+def events(address, path, body, timeout_s=60):
+    """The data of every server-sent event of a stream."""
+    request = urllib.request.Request(f"http://{address}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return [line[6:].rstrip(b"\r\n").decode() for line in answer if line.startswith(b"data: ")]
+
+
 def until(what, condition):
     """Polls until `condition()` is true; a bound, not a pause: it ends at once where the thing has happened."""
     end = time.monotonic() + START_S

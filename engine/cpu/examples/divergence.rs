@@ -33,7 +33,7 @@ fn run(backend: &mut CpuBackend, ids: &[u32]) -> Result<Window, Box<dyn Error>> 
         let mut scored = None;
         if !compared.is_empty() {
             batch.targets.extend_from_slice(&ids[compared.start + 1..compared.end + 1]);
-            scored = Some(Scored { first: compared.start as u32, targets: 0..compared.len(), top: vocabulary as u32 });
+            scored = Some(Box::new(Scored { first: compared.start as u32, targets: 0..compared.len(), top: vocabulary as u32 }));
         }
         let input = Input::Tokens(0..end - start);
         let blocks = 0..end.div_ceil(BLOCK_TOKENS);

@@ -60,11 +60,13 @@ impl ApiError {
     }
 }
 
-/// An error's words as a sentence.
+/// An error's words as a sentence. A field's path at its beginning, such as `messages[1].content`, keeps its letters.
 pub fn sentence(error: impl ToString) -> String {
     let text = error.to_string();
+    let path = text.split_whitespace().next().is_some_and(|word| word.contains(['[', '.', '_']));
     let mut letters = text.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    let upper = |letter: char| if path { letter.to_string() } else { letter.to_uppercase().to_string() };
+    let first = letters.next().map(upper).unwrap_or_default();
     let end = if text.ends_with('.') { "" } else { "." };
     format!("{first}{}{end}", letters.as_str())
 }

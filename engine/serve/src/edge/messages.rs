@@ -51,8 +51,10 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
         generate::begin(app, Endpoint::Chat, &headers, request::chat(asked, false)?, arrived)
     });
     let Begun { head, plan, mut generation } = begun.await?;
+    generation.part();
     if plan.shape.stream {
-        return stream::answer(generation, MessageEvents { head, end: None, begun: false, block: None, index: 0 }).await;
+        let events = MessageEvents { head, end: None, begun: false, block: None, index: 0, called: false };
+        return stream::answer(generation, events).await;
     }
     let first = generate::first(&mut generation).await?;
     let grown = whole::gather(&mut generation, first).await?;
@@ -94,7 +96,7 @@ fn call_id() -> String {
 }
 
 fn render(head: &Head, generation: &Generation, grown: &Grown) -> Value {
-    let (stop_reason, stop_sequence) = grown.end.as_ref().map_or((None, None), stop);
+    let (stop_reason, stop_sequence) = grown.end.as_ref().map_or((None, None), |end| stop(end, !grown.calls.is_empty()));
     value!({
         "id": head.id,
         "type": "message",
@@ -109,11 +111,12 @@ fn render(head: &Head, generation: &Generation, grown: &Grown) -> Value {
     })
 }
 
-/// Anthropic's reason and the stop sequence that was met.
-fn stop(end: &End) -> (Option<&'static str>, Option<&str>) {
+/// Anthropic's reason and the stop sequence that was met. Whoever called a tool, asked by its name or not, waits for its result.
+fn stop(end: &End, called: bool) -> (Option<&'static str>, Option<&str>) {
     match (end.finish_reason, end.stop_reason.as_ref().and_then(Value::as_str)) {
         ("length", _) => (Some("max_tokens"), None),
         ("stop", Some(sequence)) => (Some("stop_sequence"), Some(sequence)),
+        ("stop", None) if called => (Some("tool_use"), None),
         ("stop", None) => (Some("end_turn"), None),
         ("tool_calls", _) => (Some("tool_use"), None),
         _ => (None, None),
@@ -140,6 +143,8 @@ struct MessageEvents {
     /// Number of that block, or of the next.
     index: u32,
     end: Option<End>,
+    /// Whether a tool was called.
+    called: bool,
 }
 
 /// One event under its own name, which stands in it as `type`, too.
@@ -171,6 +176,7 @@ impl Events for MessageEvents {
         for call in &piece.calls {
             match call {
                 Call::Call { name, .. } => {
+                    self.called = true;
                     self.close(out);
                     self.open(out, "tool_use", || value!({ "type": "tool_use", "id": call_id(), "name": name, "input": {} }));
                 }
@@ -185,7 +191,7 @@ impl Events for MessageEvents {
 
     fn end(&mut self, out: &mut BytesMut, generation: &Generation) {
         self.close(out);
-        let (stop_reason, stop_sequence) = self.end.as_ref().map_or((None, None), stop);
+        let (stop_reason, stop_sequence) = self.end.as_ref().map_or((None, None), |end| stop(end, self.called));
         let delta = value!({ "stop_reason": stop_reason, "stop_sequence": stop_sequence });
         let usage = usage(&generation.usage());
         event(out, "message_delta", &value!({ "type": "message_delta", "delta": delta, "usage": usage }));

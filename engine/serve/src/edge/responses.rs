@@ -152,7 +152,7 @@ impl Answer {
         let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
         let usage = value!({
             "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": { "cached_tokens": cached },
+            "input_tokens_details": { "cached_tokens": cached, "cache_write_tokens": 0 },
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": { "reasoning_tokens": 0 },
             "total_tokens": usage.total_tokens,

@@ -6,6 +6,10 @@ use serde_json::{Map, Value, json};
 use super::gbnf;
 use super::spec::{Form, Space, Spec, SpecError};
 
+/// Between two parts of JSON where the request says nothing of it: what people and programs write. A small model at temperature 0 would
+/// else write line breaks until its tokens are spent.
+const SPACE: &str = r"[ \t]{1,2}|\r?\n[ \t]{0,64}";
+
 /// The grammar of a form.
 pub fn of(spec: &Spec) -> Result<TopLevelGrammar, SpecError> {
     Ok(match &spec.form {
@@ -44,8 +48,10 @@ fn quoted(text: &str) -> String {
 
 /// The schema with llguidance's own key for what JSON schemas do not say. A client's key of that name stays, as in vLLM.
 fn with_space(schema: &Value, space: &Space) -> Value {
+    let own = |key: &str| schema.get("x-guidance").is_some_and(|guidance| guidance.get(key).is_some());
     let (key, value) = match space {
-        Space::Any => return schema.clone(),
+        Space::Any if own("whitespace_flexible") => return schema.clone(),
+        Space::Any => ("whitespace_pattern", json!(SPACE)),
         Space::None => ("whitespace_flexible", json!(false)),
         Space::Pattern(pattern) => ("whitespace_pattern", json!(pattern)),
     };

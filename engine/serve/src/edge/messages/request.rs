@@ -50,6 +50,7 @@ pub fn chat(request: MessagesRequest, counts_only: bool) -> Result<Request, ApiE
         top_k: request.top_k,
         top_p: request.top_p,
         tool_choice: request.tool_choice.as_ref().filter(|_| tools.is_some()).map(tool_choice),
+        parallel_tool_calls: request.tool_choice.as_ref().map(|choice| choice["disable_parallel_tool_use"] != true),
         tools,
         response_format: format
             .map(|format| json!({"type": "json_schema", "json_schema": {"name": "output", "schema": format["schema"]}})),
