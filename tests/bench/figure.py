@@ -22,8 +22,8 @@ STEADY = 0.10
 
 
 def commit():
-    """The last commit that touched code that is compiled; `+` where the tree has changes of such beyond it."""
-    code = ["*.rs", "*.toml", "Cargo.lock"]
+    """The last commit that touched code of what is measured; `+` where the tree has changes of such beyond it."""
+    code = ["*.rs", "*.toml", "Cargo.lock", ":!tests/*", ":!*/tests/*"]
 
     def git(*arguments):
         return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True).stdout.strip()
