@@ -9,25 +9,37 @@ from prometheus_client.parser import text_string_to_metric_families
 TTFT = [.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560]
 BETWEEN = [.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
 REQUEST = [.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+# 1, 2, 5 and their tens, up to the longest context, which is 2048 here.
+TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000]
 
 # Page -> family -> (type, labels that each sample has, buckets of a histogram)
 MODEL = {"model_name", "engine"}
 PAGES = {
     "engine": {
-        "vllm:num_requests_running": ("gauge", MODEL, None),
-        "vllm:num_requests_waiting": ("gauge", MODEL, None),
-        "vllm:kv_cache_usage_perc": ("gauge", MODEL, None),
-        "vllm:cache_config_info": ("gauge", {"block_size", "num_gpu_blocks", "engine"}, None),
-        "vllm:prompt_tokens": ("counter", MODEL, None),
-        "vllm:generation_tokens": ("counter", MODEL, None),
-        "vllm:num_preemptions": ("counter", MODEL, None),
-        "vllm:prefix_cache_queries": ("counter", MODEL, None),
-        "vllm:prefix_cache_hits": ("counter", MODEL, None),
+        **{f"vllm:{name}": ("gauge", MODEL, None) for name in ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"]},
+        "vllm:num_requests_waiting_by_reason": ("gauge", MODEL | {"reason"}, None),
+        "vllm:engine_sleep_state": ("gauge", MODEL | {"sleep_state"}, None),
+        "vllm:lora_requests_info": ("gauge", {"max_lora", "running_lora_adapters", "waiting_lora_adapters"}, None),
+        "vllm:cache_config_info": ("gauge", {"block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching", "engine"}, None),
+        **{f"vllm:{name}": ("counter", MODEL, None) for name in [
+            "prompt_tokens", "prompt_tokens_cached", "generation_tokens", "num_preemptions", "prefix_cache_queries", "prefix_cache_hits", "external_prefix_cache_queries",
+            "external_prefix_cache_hits", "mm_cache_queries", "mm_cache_hits", "corrupted_requests"]},
+        "vllm:prompt_tokens_by_source": ("counter", MODEL | {"source"}, None),
+        "vllm:prompt_tokens_cached_by_source": ("counter", MODEL | {"source"}, None),
         "vllm:request_success": ("counter", MODEL | {"finished_reason"}, None),
+        "vllm:admission_rejections": ("counter", {"model_name", "reason"}, None),
         "vllm:time_to_first_token_seconds": ("histogram", MODEL, TTFT),
-        "vllm:inter_token_latency_seconds": ("histogram", MODEL, BETWEEN),
-        "vllm:e2e_request_latency_seconds": ("histogram", MODEL, REQUEST),
-        "vllm:request_queue_time_seconds": ("histogram", MODEL, REQUEST),
+        **{f"vllm:{name}_seconds": ("histogram", MODEL, BETWEEN) for name in ["inter_token_latency", "request_time_per_output_token"]},
+        **{f"vllm:{name}_seconds": ("histogram", MODEL, REQUEST) for name in [
+            "e2e_request_latency", "request_queue_time", "request_inference_time", "request_prefill_time", "request_decode_time"]},
+        **{f"vllm:{name}": ("histogram", MODEL, TOKENS) for name in [
+            "request_prompt_tokens", "request_generation_tokens", "request_max_num_generation_tokens", "request_params_max_tokens", "request_prefill_kv_computed_tokens"]},
+        "vllm:iteration_tokens_total": ("histogram", MODEL, [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]),
+        "vllm:request_params_n": ("histogram", MODEL, [1, 2, 5, 10, 20]),
+        "vllm:request_num_preemptions": ("histogram", MODEL, [1, 2, 3, 4, 5, 10, 20]),
+        # Names of 2025, which dashboards still ask for.
+        "vllm:gpu_cache_usage_perc": ("gauge", MODEL, None),
+        "vllm:time_per_output_token_seconds": ("histogram", MODEL, BETWEEN),
     },
     "node": {},
     "scheduler": {},
