@@ -140,3 +140,42 @@ write("chat_template", "python", "{{ strftime_now('%d %b %Y') }}{{ messages[0].c
 write("chat_template", "endless", "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}")
 write("chat_template", "doubling", "{% set ns = namespace(s='x') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}")
 write("chat_template", "recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}")
+
+# --- replies: format of tools, format of thoughts, opening, text
+
+REPLIES = [
+    "<think>Which zone?</think>It is noon.", "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"a\": 1, \"b\": \"x\"}}\n</tool_call>",
+    "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]", "<|python_tag|>{\"name\": \"now\", \"parameters\": {\"a\": 2}}", "[now(a=1, b='x')]",
+    "<function=now>\n<parameter=a>\n3\n</parameter>\n</function>", "{\"name\": \"now\", \"arguments\": {\"c\": [1, {\"d\": null}]", "<tool_call>", "<thi", "<|channel|>analysis<|message|>Hm.<|end|>",
+]
+for format in range(16):
+    for number, text in enumerate(REPLIES):
+        if (format + number) % 5 == 0:
+            write("reply", f"{format:02}-{number}", bytes([format, number % 8, format % 3]) + text.encode())
+
+# --- requests: endpoint, body
+
+ASK = {"model": "m", "max_tokens": 4, "temperature": 0}
+STORY = [{"role": "user", "content": "ab"}]
+FUNCTION = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}
+REQUESTS = {
+    "chat": (0, {**ASK, "messages": STORY}), "chat-stream": (0, {**ASK, "messages": STORY, "stream": True, "n": 2, "temperature": 1, "logprobs": True, "top_logprobs": 2}),
+    "chat-tools": (0, {**ASK, "messages": [*STORY, {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}]},
+                                           {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "12"}]}], "tools": [FUNCTION], "tool_choice": "required"}),
+    "chat-schema": (0, {**ASK, "messages": STORY, "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object", "properties": {"a": {"enum": [1, None]}}}}}}),
+    "chat-template": (0, {**ASK, "messages": STORY, "chat_template": "{{ messages[0].content }}", "chat_template_kwargs": {"a": [1]}, "add_generation_prompt": False}),
+    "text": (1, {**ASK, "prompt": "ab", "logprobs": 1, "echo": True, "stop": ["\n"], "logit_bias": {"5": -3}}), "texts": (1, {**ASK, "prompt": [[97], [98, 99]], "seed": -1, "top_k": 3, "min_p": 0.1}),
+    "text-regex": (1, {**ASK, "prompt": "ab", "structured_outputs": {"regex": "[ab]{1,3}"}}), "text-grammar": (1, {**ASK, "prompt": "ab", "structured_outputs": {"grammar": "root ::= \"a\" | \"b\" root"}}),
+    "text-extremes": (1, {**ASK, "prompt": [], "max_tokens": 2 ** 63, "temperature": -0.0, "stop_token_ids": [2 ** 31], "priority": -1, "cache_salt": "@", "truncate_prompt_tokens": -1}),
+    "response": (2, {"model": "m", "input": [{"role": "user", "content": [{"type": "input_text", "text": "ab"}]}], "max_output_tokens": 4, "stream": True, "metadata": {"a": "b"}}),
+    "message": (3, {"model": "m", "max_tokens": 4, "system": [{"type": "text", "text": "x"}], "messages": [*STORY, {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "now", "input": {}}]},
+                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [{"type": "text", "text": "12"}]}]}],
+                    "tools": [{"name": "now", "input_schema": {"type": "object"}}], "tool_choice": {"type": "tool", "name": "now"}, "stream": True}),
+    "count": (4, {"model": "m", "messages": STORY}), "generate": (5, {"model": "m", "token_ids": [97, 98], "sampling_params": {"max_tokens": 3, "prompt_logprobs": 1}, "stream": True}),
+    "tokenize": (6, {"model": "m", "prompt": "ab", "return_token_strs": True}), "tokenize-chat": (6, {"model": "m", "messages": STORY}), "detokenize": (7, {"model": "m", "tokens": [97, 255]}),
+    "render": (8, {"model": "m", "messages": STORY}), "render-text": (9, {"model": "m", "prompt": "ab"}), "no-object": (0, []), "wrong-types": (0, {"model": 1, "messages": {}, "stream": "yes", "n": "2"}),
+}
+for name, (path, body) in REQUESTS.items():
+    write("request", name, bytes([path]) + json.dumps(body).encode())
+write("request", "deep", b"\x00" + b'{"messages":' + b"[" * 200)
+write("request", "no-utf8", b"\x01{\"prompt\": \"\xff\xfe\"}")

@@ -5,6 +5,7 @@ mod admin;
 mod choices;
 mod client;
 mod contract;
+mod corpus;
 mod errors;
 mod events;
 mod headers;

@@ -1,6 +1,6 @@
 //! Replies in every format: what is content, thought and call, the same however the text is cut.
 
-use engine_text::reasoning::{Opening, ReasoningFormat};
+use engine_text::reasoning::{self, Opening, ReasoningFormat};
 use engine_text::reply::{Delta, Reply, ReplyFormat};
 use engine_text::tools::{self, ToolFormat};
 use proptest::prelude::*;
@@ -428,4 +428,25 @@ fn piece() -> impl Strategy<Value = String> {
     ];
     let all: Vec<String> = markers.into_iter().chain(rest).map(str::to_owned).collect();
     prop_oneof![4 => proptest::sample::select(all), 1 => "[ -~]{0,4}"]
+}
+
+/// The fuzzer's seeds and finds (`tests/fuzz/fuzz_targets/reply.rs`): format of tools, format of thoughts, opening, text.
+#[test]
+fn the_fuzzers_corpus_reads_alike_in_every_cut() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/reply");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus") {
+        let bytes = std::fs::read(entry.expect("an entry").path()).expect("a seed");
+        let [tool, thought, opening, text @ ..] = &bytes[..] else { panic!("a seed has a head of three bytes") };
+        let format = ReplyFormat {
+            tools: tools::FORMATS.get(*tool as usize % (tools::FORMATS.len() + 1)).copied(),
+            reasoning: reasoning::FORMATS.get(*thought as usize % (reasoning::FORMATS.len() + 1)),
+        };
+        let opening = [Opening::Unknown, Opening::Inside, Opening::Outside][*opening as usize % 3];
+        if let Ok(text) = std::str::from_utf8(text) {
+            read_in_every_cut(format, opening, text);
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count} seeds");
 }
