@@ -138,7 +138,7 @@ def probe(threads):
     binary = ROOT / "target/release/examples/bandwidth"
     if not binary.exists():
         sys.exit(f"no {binary}: cargo build --release -p engine-cpu --example bandwidth")
-    said = subprocess.run([binary, "--threads", str(threads), "--repeats", "2", "--mib", "512"], check=True, capture_output=True, text=True)
+    said = subprocess.run([binary, "--threads", str(threads), "--repeats", "1", "--mib", "1024"], check=True, capture_output=True, text=True)
     return json.loads(said.stdout)
 
 

@@ -1,8 +1,8 @@
 //! What this machine can do at most, for a roofline: `bandwidth [--threads N] [--mib N] [--repeats N]`.
 //!
 //! Prints one JSON line: the best of the repeats of reading memory that no cache holds, in GB/s, and of f32 multiply-adds on registers, in
-//! GFLOP/s (absent without AVX2). Reads as an engine reads weights: each thread its own contiguous part, huge pages where the kernel gives
-//! them, with and without prefetching 4 KiB ahead, whichever is faster.
+//! GFLOP/s (absent without AVX2). Reads as fast as anything may: each thread its own contiguous part in one, two, three or four streams side by
+//! side, huge pages where the kernel gives them, with and without prefetching, whichever is fastest.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -41,14 +41,29 @@ impl Drop for Region {
     }
 }
 
+/// How a thread reads its part.
+#[derive(Clone, Copy)]
+struct Way {
+    /// 1 ..= 4.
+    streams: usize,
+    prefetch: Option<usize>,
+}
+
 /// Sum of all words, by the widest loads there are.
-fn sum(words: &[u64], prefetch: bool) -> u64 {
+fn sum(words: &[u64], way: Way) -> u64 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the instructions are there.
-        return unsafe { avx2::sum(words, prefetch) };
+        return unsafe {
+            match way.streams {
+                1 => avx2::sum::<1>(words, way.prefetch),
+                2 => avx2::sum::<2>(words, way.prefetch),
+                3 => avx2::sum::<3>(words, way.prefetch),
+                _ => avx2::sum::<4>(words, way.prefetch),
+            }
+        };
     }
-    let _ = prefetch;
+    let _ = way;
     let mut lanes = [0u64; 16];
     for chunk in words.chunks_exact(16) {
         lanes.iter_mut().zip(chunk).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
@@ -73,27 +88,31 @@ mod avx2 {
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
-    const AHEAD_BYTES: usize = 4096;
-
+    /// `S` equal stretches of the words, side by side; `prefetch` so many bytes ahead.
     #[target_feature(enable = "avx2")]
-    pub fn sum(words: &[u64], prefetch: bool) -> u64 {
-        let mut lanes = [_mm256_setzero_si256(); 8];
-        for chunk in words.chunks_exact(32) {
-            let start = chunk.as_ptr();
-            if prefetch {
-                for line in 0..4 {
-                    // A prefetch of any address faults never.
-                    _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(AHEAD_BYTES + line * 64));
+    pub fn sum<const S: usize>(words: &[u64], prefetch: Option<usize>) -> u64 {
+        const VECTORS: usize = 4;
+        const CHUNK: usize = VECTORS * 4;
+        let each = words.len() / S / CHUNK * CHUNK;
+        let mut lanes = [[_mm256_setzero_si256(); VECTORS]; S];
+        for at in (0..each).step_by(CHUNK) {
+            for (stream, lanes) in lanes.iter_mut().enumerate() {
+                let start = words[stream * each + at..][..CHUNK].as_ptr();
+                if let Some(ahead) = prefetch {
+                    for line in 0..2 {
+                        // A prefetch of any address faults never.
+                        _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(ahead + line * 64));
+                    }
                 }
-            }
-            for (i, lane) in lanes.iter_mut().enumerate() {
-                // SAFETY: the chunk has 32 words, eight vectors of four.
-                let vector = unsafe { _mm256_loadu_si256(start.add(i * 4).cast()) };
-                *lane = _mm256_add_epi64(*lane, vector);
+                for (i, lane) in lanes.iter_mut().enumerate() {
+                    // SAFETY: the chunk has 16 words, four vectors of four.
+                    let vector = unsafe { _mm256_loadu_si256(start.add(i * 4).cast()) };
+                    *lane = _mm256_add_epi64(*lane, vector);
+                }
             }
         }
         let mut words = [0u64; 4];
-        let all = lanes.into_iter().fold(_mm256_setzero_si256(), |all, lane| _mm256_add_epi64(all, lane));
+        let all = lanes.into_iter().flatten().fold(_mm256_setzero_si256(), |all, lane| _mm256_add_epi64(all, lane));
         // SAFETY: four words are 32 bytes.
         unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), all) };
         words.iter().fold(0, |all, word| all.wrapping_add(*word))
@@ -113,7 +132,7 @@ mod avx2 {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut threads, mut mib, mut repeats) = (1, 1024, 3);
+    let (mut threads, mut mib, mut repeats) = (1, 1024, 2);
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         let value: usize = given.next().ok_or_else(|| format!("{name} wants a value"))?.parse()?;
@@ -130,9 +149,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     words.iter_mut().enumerate().for_each(|(i, word)| *word = i as u64);
     let part = words.len().div_ceil(threads);
     let mut read_gb_s = 0.0f64;
-    for prefetch in [false, true].repeat(repeats) {
+    let ways = (1..=4).flat_map(|streams| [None, Some(512), Some(4096)].map(|prefetch| Way { streams, prefetch }));
+    for way in ways.cycle().take(12 * repeats) {
         let begun = Instant::now();
-        thread::scope(|scope| words.chunks(part).for_each(|part| drop(scope.spawn(move || black_box(sum(part, prefetch))))));
+        thread::scope(|scope| words.chunks(part).for_each(|part| drop(scope.spawn(move || black_box(sum(part, way))))));
         read_gb_s = read_gb_s.max(bytes as f64 / 1e9 / begun.elapsed().as_secs_f64());
     }
     let mut f32_gflop_s = None;

@@ -42,73 +42,116 @@ pub(crate) struct PackedLinear {
     pub add: bool,
 }
 
-/// Where a strip's quants begin: behind the scales of `blocks` blocks, at a cache line.
-pub(crate) const fn quants_at<F: Packed>(blocks: usize) -> usize {
-    (blocks / F::UNIT * F::SCALE_BYTES).next_multiple_of(STRIP_ALIGN)
+/// Bytes of a strip of `blocks` blocks: groups of units, each the units' scales and then their quants. Scales stand as close to their quants
+/// as keeps vectors from straddling cache lines, so that a strip is read from its first byte to its last.
+pub(crate) const fn strip_bytes<F: Packed>(blocks: usize) -> usize {
+    let groups = (blocks / F::UNIT).div_ceil(F::GROUP);
+    (groups * F::GROUP * F::SCALE_BYTES + blocks * F::QUANT_BYTES).next_multiple_of(STRIP_ALIGN)
 }
 
-/// Bytes of a strip of `blocks` blocks.
-pub(crate) const fn strip_bytes<F: Packed>(blocks: usize) -> usize {
-    quants_at::<F>(blocks) + (blocks * F::QUANT_BYTES).next_multiple_of(STRIP_ALIGN)
-}
+/// Strips that are read side by side where few rows meet them: processors fetch ahead for each page that is read in order, and more of
+/// them at once keep more of memory busy than one does.
+const STREAMS: usize = 3;
 
 /// # Safety
 /// The pointers of `args` are good for what its fields say, nothing else writes to `out` meanwhile, and the processor has `L`.
 #[inline(always)]
 pub(crate) unsafe fn linear<L: Lanes, F: Packed>(args: &PackedLinear) {
-    /// Activations that stay in a second-level cache while all strips pass by.
+    // SAFETY: the caller's promises.
+    unsafe {
+        match args.rows {
+            1 => streams::<L, F, 1>(args),
+            2 => streams::<L, F, 2>(args),
+            _ => blocked::<L, F>(args),
+        }
+    }
+}
+
+/// Few rows: memory is the limit.
+#[inline(always)]
+unsafe fn streams<L: Lanes, F: Packed, const M: usize>(args: &PackedLinear) {
+    // The last strip may be no whole one.
+    let strips = args.outputs.div_ceil(OUTPUTS);
+    let each = strips / STREAMS;
+    // SAFETY: all strips are the arguments'.
+    unsafe {
+        for strip in 0..each {
+            tile::<L, F, M, STREAMS>(args, 0, strip, each);
+        }
+        for strip in each * STREAMS..strips {
+            tile::<L, F, M, 1>(args, 0, strip, 0);
+        }
+    }
+}
+
+/// Many rows: arithmetic is the limit. All rows that a second-level cache holds meet a strip before the next one comes.
+#[inline(always)]
+unsafe fn blocked<L: Lanes, F: Packed>(args: &PackedLinear) {
     const ROWS_BYTES: usize = 192 << 10;
     let group_bytes = (args.blocks * ROWS * size_of::<ActivationBlock>()).max(1);
     let rows_together = (ROWS_BYTES / group_bytes).max(1) * ROWS;
     let mut first = 0;
     while first < args.rows {
         let end = args.rows.min(first + rows_together);
-        let mut output = 0;
-        while output < args.outputs {
-            let mut row = first;
-            while row < end {
+        for strip in 0..args.outputs.div_ceil(OUTPUTS) {
+            for row in (first..end).step_by(ROWS) {
                 // SAFETY: `ROWS` rows or as many as are left, and a strip's outputs or as many as are left, exist.
                 unsafe {
                     match end - row {
-                        1 => tile::<L, F, 1>(args, row, output),
-                        2 => tile::<L, F, 2>(args, row, output),
-                        3 => tile::<L, F, 3>(args, row, output),
-                        _ => tile::<L, F, 4>(args, row, output),
+                        1 => tile::<L, F, 1, 1>(args, row, strip, 0),
+                        2 => tile::<L, F, 2, 1>(args, row, strip, 0),
+                        3 => tile::<L, F, 3, 1>(args, row, strip, 0),
+                        _ => tile::<L, F, 4, 1>(args, row, strip, 0),
                     }
                 }
-                row += ROWS;
             }
-            output += OUTPUTS;
         }
         first = end;
     }
 }
 
-/// One strip's outputs, from `output` on, for `M` rows from `row` on, a multiple of [`ROWS`].
+/// The outputs of `S` strips, `strip` and those each `apart` further, for `M` rows from `row` on, a multiple of [`ROWS`].
 #[inline(always)]
-unsafe fn tile<L: Lanes, F: Packed, const M: usize>(args: &PackedLinear, row: usize, output: usize) {
-    /// How far ahead of the arithmetic weights are fetched: a page, beyond which the processor does not look by itself.
-    const AHEAD_BYTES: usize = 4096;
+unsafe fn tile<L: Lanes, F: Packed, const M: usize, const S: usize>(args: &PackedLinear, row: usize, strip: usize, apart: usize) {
+    /// How far ahead of the arithmetic weights are fetched.
+    const AHEAD_BYTES: usize = 256;
+    const AHEAD_ALONE_BYTES: usize = 1024;
     const LINE: usize = 64;
-    // SAFETY: the strip and the rows' blocks exist. Prefetches may point behind the weights.
+    let ahead = if S == 1 { AHEAD_ALONE_BYTES } else { AHEAD_BYTES };
+    let apart_bytes = apart * args.strip_bytes;
+    // SAFETY: the strips and the rows' blocks exist. Prefetches may point behind the weights.
     unsafe {
-        let strip = args.strips.add(output / OUTPUTS * args.strip_bytes);
-        let mut scales = strip;
-        let mut quants = strip.add(quants_at::<F>(args.blocks));
+        let mut at = args.strips.add(strip * args.strip_bytes);
         let mut x = args.x.add(row * args.blocks);
-        let mut sums = [L::splat(0.0); M];
-        for _ in 0..args.blocks / F::UNIT {
-            for block in 0..F::UNIT {
-                for line in (0..F::QUANT_BYTES).step_by(LINE) {
-                    L::prefetch(quants.wrapping_add(AHEAD_BYTES + line));
+        let mut sums = [[L::splat(0.0); M]; S];
+        let mut units = args.blocks / F::UNIT;
+        while units > 0 {
+            let scales = at;
+            at = at.add(F::GROUP * F::SCALE_BYTES);
+            for stream in 0..S {
+                for line in (0..F::GROUP * F::SCALE_BYTES).step_by(LINE) {
+                    L::prefetch(scales.wrapping_add(stream * apart_bytes + ahead + line));
                 }
-                F::block::<L, M>(scales, quants, block, x, &mut sums);
-                quants = quants.add(F::QUANT_BYTES);
-                x = x.add(ROWS);
             }
-            scales = scales.add(F::SCALE_BYTES);
+            let together = units.min(F::GROUP);
+            for unit in 0..together {
+                for block in 0..F::UNIT {
+                    for (stream, sums) in sums.iter_mut().enumerate() {
+                        let quants = at.add(stream * apart_bytes);
+                        for line in (0..F::QUANT_BYTES).step_by(LINE) {
+                            L::prefetch(quants.wrapping_add(ahead + line));
+                        }
+                        F::block::<L, M>(scales.add(stream * apart_bytes + unit * F::SCALE_BYTES), quants, block, x, sums);
+                    }
+                    at = at.add(F::QUANT_BYTES);
+                    x = x.add(ROWS);
+                }
+            }
+            units -= together;
         }
-        finish::<L, M>(args, row, output, sums);
+        for (stream, sums) in sums.into_iter().enumerate() {
+            finish::<L, M>(args, row, (strip + stream * apart) * OUTPUTS, sums);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packed block types: how a strip's bytes become products.
 //!
-//! A strip is [`OUTPUTS`] rows of weights side by side, first the scales of all blocks, then the quants. Within the quants, 32 bytes
-//! hold four consecutive inputs of each output, output after output, so that one load meets one broadcast of four activations and every
+//! A strip is [`OUTPUTS`] rows of weights side by side, in groups of few blocks: first their scales, then their quants. Within the quants, 32
+//! bytes hold four consecutive inputs of each output, output after output, so that one load meets one broadcast of four activations and every
 //! lane sums one output: nothing is ever added across lanes. Types of four bits hold inputs `4v ..` in the lower halves of vector `v`
 //! and `16 + 4v ..` in the upper ones. Further bits follow in vectors of their own, bit `g` of a byte for inputs `4g ..`.
 
@@ -24,6 +24,8 @@ pub(crate) trait Packed: 'static {
     const SCALE_BYTES: usize;
     /// Bytes of quants of one block of 32 inputs.
     const QUANT_BYTES: usize;
+    /// Units whose scales stand together before their quants: as few as are whole vectors.
+    const GROUP: usize = if Self::SCALE_BYTES.is_multiple_of(VECTOR) { 1 } else { 2 };
 
     /// One step of the chains of `M` rows of activations: a block of 32 inputs, number `block` of its unit.
     ///

@@ -4,7 +4,7 @@ use engine_assets::DType;
 
 use super::format::{HALVES, PART_SCALES, Packed, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, VECTOR};
 use super::lanes::OUTPUTS;
-use super::{quants_at, strip_bytes};
+use super::strip_bytes;
 use crate::kernel::ggml;
 use crate::kernel::simd::BLOCK;
 
@@ -36,12 +36,26 @@ pub(crate) fn packing(dtype: DType) -> Option<&'static Packing> {
     }
 }
 
+/// Calls `unit(number, scales, quants)` for each unit of a strip of so many blocks.
+fn each_unit<F: Packed>(blocks: usize, strip: &mut [u8], mut unit: impl FnMut(usize, &mut [u8], &mut [u8])) {
+    let unit_quants = F::UNIT * F::QUANT_BYTES;
+    let units = blocks / F::UNIT;
+    for (group, strip) in strip.chunks_mut(F::GROUP * (F::SCALE_BYTES + unit_quants)).enumerate() {
+        let (scales, quants) = strip.split_at_mut(strip.len().min(F::GROUP * F::SCALE_BYTES));
+        let parts = scales.chunks_exact_mut(F::SCALE_BYTES).zip(quants.chunks_exact_mut(unit_quants));
+        for (place, (scales, quants)) in parts.enumerate() {
+            let number = group * F::GROUP + place;
+            if number < units {
+                unit(number, scales, quants);
+            }
+        }
+    }
+}
+
 /// Types of 32 weights whose `QUANTS` bytes of quants, behind `HEAD` bytes of f16, lie in a strip's order already: four bytes of each
 /// row in turn.
 fn simple<F: Packed, const HEAD: usize, const QUANTS: usize>(rows: &[&[u8]; OUTPUTS], blocks: usize, strip: &mut [u8]) {
-    let (scales, quants) = strip.split_at_mut(quants_at::<F>(blocks));
-    let blocks_out = scales.chunks_exact_mut(F::SCALE_BYTES).zip(quants.chunks_exact_mut(F::QUANT_BYTES));
-    for (block, (scales, quants)) in blocks_out.enumerate().take(blocks) {
+    each_unit::<F>(blocks, strip, |block, scales, quants| {
         for (output, row) in rows.iter().enumerate() {
             let stored = &row[block * (HEAD + QUANTS)..][..HEAD + QUANTS];
             for (half, scale) in stored[..HEAD].chunks_exact(2).enumerate() {
@@ -51,7 +65,7 @@ fn simple<F: Packed, const HEAD: usize, const QUANTS: usize>(rows: &[&[u8]; OUTP
                 quants[vector * VECTOR + output * 4..][..4].copy_from_slice(four);
             }
         }
-    }
+    });
 }
 
 /// Types whose numbers are taken apart and put together anew.
@@ -65,10 +79,8 @@ trait Unit: Packed {
 }
 
 fn units<F: Unit>(rows: &[&[u8]; OUTPUTS], blocks: usize, strip: &mut [u8]) {
-    let (scales, quants) = strip.split_at_mut(quants_at::<F>(blocks));
     let unit_bytes = F::DTYPE.block_bytes();
-    let units = scales.chunks_exact_mut(F::SCALE_BYTES).zip(quants.chunks_exact_mut(F::UNIT * F::QUANT_BYTES));
-    for (unit, (scales, quants)) in units.enumerate().take(blocks / F::UNIT) {
+    each_unit::<F>(blocks, strip, |unit, scales, quants| {
         for (output, row) in rows.iter().enumerate() {
             let stored = &row[unit * unit_bytes..][..unit_bytes];
             F::scales(stored, output, scales);
@@ -84,7 +96,7 @@ fn units<F: Unit>(rows: &[&[u8]; OUTPUTS], blocks: usize, strip: &mut [u8]) {
                 F::upper_bits(&numbers, output, upper);
             }
         }
-    }
+    });
 }
 
 fn halves(stored: &[u8], output: usize, scales: &mut [u8]) {

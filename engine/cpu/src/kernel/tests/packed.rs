@@ -179,7 +179,7 @@ fn check_packed(dtype: DType, inputs: usize, outputs: usize) {
 #[test]
 fn packed_products_are_one_chain_on_every_instruction_set() {
     for dtype in PACKED {
-        for (blocks, outputs) in [(1, 1), (3, 8), (18, 21), (48, 16)] {
+        for (blocks, outputs) in [(1, 1), (3, 8), (18, 21), (48, 16), (5, 61)] {
             check_packed(dtype, 32 * usize::next_multiple_of(blocks, dtype.block_len() / 32), outputs);
         }
     }
