@@ -144,3 +144,15 @@ fn smollm2_tokenizes_as_its_original() {
     cases(&goldens.join("tokenize.json")).iter().for_each(|case| check_tokenize(&text, case));
     cases(&goldens.join("chat.json")).iter().for_each(|case| check_chat(&text, case));
 }
+
+/// The real Gemma 3 270M, a SentencePiece vocabulary of 262144: its lane sets `TRACKSIDE_GEMMA3` to the GGUF, which is not committed.
+#[test]
+fn gemma3_tokenizes_as_transformers_does() {
+    let Some(path) = std::env::var_os("TRACKSIDE_GEMMA3").map(PathBuf::from) else {
+        eprintln!("skipped: TRACKSIDE_GEMMA3 does not name gemma-3-270m-q4_k_m.gguf");
+        return;
+    };
+    let text = text(&path);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gemma3/tokenize.json");
+    cases(&golden).iter().for_each(|case| check_tokenize(&text, case));
+}
