@@ -1,30 +1,16 @@
-"""The engine beside llama.cpp: same GGUF, same threads, one run, alternated.
-
-    tests/bench/run.sh                                     all of it: builds both sides, makes the models, writes the pages
-    target/bench-venv/bin/python tests/bench/engine.py     the rows alone; --list names them
-
-    ROW ...        names or patterns (`smollm2-*`, `*-decode-*`); default: all
-    --rounds N     alternated rounds for each row, at least 7
-    --resume       skip rows that this commit has measured already (target/bench/)
-    --write        keep the figures in docs/figures/ and write docs/benchmarks.md and docs/SPECIFICATION.md
-    --hold FILE    hold an exclusive lock (flock) on FILE during each round: for machines that others use, who lock it too
-    --no-flame     no flame graphs
+"""The engine beside llama.cpp: same GGUF, same threads, one run, alternated. `tests/bench/run.sh` runs the rows; its --list names them.
 
 Each round takes one sample of every side in turning order; a ratio is Trackside's rate over the best peer's of that round. The peer is what
 tests/bench/llama.sh builds (or LLAMA=folder), Trackside is target/release/trackside (or TRACKSIDE=path). All prompts are token ids drawn from
 a seed, new in each round, so that no cache helps anybody and nobody's tokenizer counts.
 """
-import argparse
 import contextlib
 import dataclasses
 import fcntl
-import fnmatch
 import json
 import os
-import pathlib
 import random
 import subprocess
-import sys
 import time
 
 import figure
@@ -33,10 +19,8 @@ import llama
 import machine
 import model
 import ours
-import page
 
 ROOT = figure.ROOT
-KEPT = ROOT / "target/bench"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +29,7 @@ class Model:
     path: object
     decode_tokens: int
     together: tuple  # prompt tokens, answer tokens
+    seconds: dict  # of a row of one thread, about, on two cores of an EPYC
 
 
 def smollm2():
@@ -52,11 +37,12 @@ def smollm2():
 
 
 MODELS = {
-    "smollm2": Model("SmolLM2 135M Q4_1", smollm2, 128, (64, 64)),
-    "1b": Model("1B random Q8_0", lambda: model.made("1b-q8_0"), 24, (32, 16)),
-    "small4k": Model("170M random Q4_K", lambda: model.made("small-q4_k"), 64, (64, 32)),
+    "smollm2": Model("SmolLM2 135M Q4_1", smollm2, 128, (64, 64), {"decode": 60, "prefill": 110, "together": 240}),
+    # What a minute of one core does with a thousand million weights is little: few tokens, many rounds.
+    "1b": Model("1B random Q8_0", lambda: model.made("1b-q8_0"), 24, (16, 16), {"decode": 130, "prefill": 300, "together": 400}),
+    "small4k": Model("170M random Q4_K", lambda: model.made("small-q4_k"), 64, (64, 32), {"decode": 60, "prefill": 110, "together": 240}),
 }
-DECODE_PROMPT, PREFILL_PROMPT, ROWS = 24, 512, 16
+DECODE_PROMPT, PREFILL_PROMPT, WARM_PROMPT, ROWS = 24, 512, 32, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +57,19 @@ class Row:
         return f"{self.model}-{self.test}-{self.threads}t" + ("-hog" if self.hog else "")
 
     @property
+    def figures(self):
+        """Names of what it shows besides itself."""
+        bandwidth = [f"{self.model}-bandwidth-{self.threads}t"] if self.test == "decode" and not self.hog else []
+        return [self.name, *bandwidth, *([f"{self.name}-kept"] if self.hog else [])]
+
+    @property
+    def seconds(self):
+        return MODELS[self.model].seconds[self.test] / self.threads * (1.5 if self.hog else 1)
+
+    @property
     def share(self):
         """A peer that spins falls far behind a hog: its samples are shorter by this factor."""
-        return 4 if self.hog else 1
+        return (3 if self.model == "1b" and self.test == "decode" else 4) if self.hog else 1
 
     def what(self):
         tests = {"decode": "decode at batch 1", "prefill": f"prefill of {PREFILL_PROMPT // self.share}", "together": f"{ROWS} requests at once"}
@@ -115,10 +111,16 @@ def prompt(row, tokens, *seed):
     return [draw.randrange(300, 900) for _ in range(tokens)]
 
 
-def sample(row, side, round_):
+def warm(row, side):
+    """One small sample of a side that stays: pages are mapped, threads are there."""
+    if side.pid:
+        side.prefill(prompt(row, WARM_PROMPT, "warm"))
+
+
+def sample(row, side, round_, share=None):
     """(rate, processor seconds per token or None)"""
     spec = MODELS[row.model]
-    share = row.share
+    share = share or row.share
     before = machine.cpu_s(side.pid) if side.pid else None
     if row.test == "decode":
         made = spec.decode_tokens // share
@@ -137,7 +139,7 @@ def probe(threads):
     """What memory and arithmetic of this machine give now: {read_gb_s, f32_gflop_s}."""
     binary = ROOT / "target/release/examples/bandwidth"
     if not binary.exists():
-        sys.exit(f"no {binary}: cargo build --release -p engine-cpu --example bandwidth")
+        raise RuntimeError(f"no {binary}: cargo build --release -p engine-cpu --example bandwidth")
     said = subprocess.run([binary, "--threads", str(threads), "--repeats", "1", "--mib", "1024"], check=True, capture_output=True, text=True)
     return json.loads(said.stdout)
 
@@ -153,21 +155,24 @@ def weights(path):
 
 def peers(row, stack, path, rounds_hold):
     """The peer's programs that can run this row, each at its best."""
-    if row.test == "prefill" and row.model == "1b":
-        # `llama-bench` reads the prompt twice to warm up; a minute for each sample tells nothing that the server does not.
+    if row.model == "1b" and (row.test == "prefill" or row.hog):
+        # `llama-bench` loads the file and warms up for every sample; a minute for each tells nothing that the server does not.
         return [llama.Server(stack, path, row.threads)]
     if row.test != "together":
         return [llama.Server(stack, path, row.threads), llama.Bench(stack, path, row.threads)]
     best = None
     for threads in range(1, os.cpu_count() + 1):
         with contextlib.ExitStack() as trial, holding(rounds_hold), machine.hog() if row.hog else contextlib.nullcontext():
-            rate, _ = sample(row, llama.Server(trial, path, threads, ROWS), f"trial {threads}")
+            side = llama.Server(trial, path, threads, ROWS)
+            warm(row, side)
+            rate, _ = sample(row, side, f"trial {threads}", 2 * row.share)
         print(f"  llama-server with {threads} threads: {rate:.1f} tok/s", flush=True)
         best = max(best or (0, 0), (rate, threads))
     return [llama.Server(stack, path, best[1], ROWS)]
 
 
-def measure(row, given):
+def measure(row, given, tick):
+    """Yields the row's figures; `tick(share)` says how much of it is done."""
     path = str(MODELS[row.model].path())
     bytes_per_step, flop_per_token = weights(path)
     with contextlib.ExitStack() as stack:
@@ -175,7 +180,7 @@ def measure(row, given):
         theirs = peers(row, stack, path, given.hold)
         sides = [mine, *theirs]
         for side in sides:
-            sample(row, side, "warm")
+            warm(row, side)
         steal = machine.Steal()
         rates, cpu, quiet, probes = {side.name: [] for side in sides}, {side.name: [] for side in sides}, [], []
         for round_ in range(given.rounds):
@@ -189,9 +194,10 @@ def measure(row, given):
                         rate, per_token = sample(row, side, round_)
                         rates[side.name].append(rate)
                         cpu[side.name] += [per_token] if per_token is not None else []
+            tick((round_ + 1) / given.rounds)
         steal = steal.share()
         if not given.no_flame and not row.hog:
-            out = (figure.FOLDER if given.write else KEPT) / f"{row.name}.svg"
+            out = (figure.FOLDER if given.write else figure.KEPT) / f"{row.name}.svg"
             out.parent.mkdir(parents=True, exist_ok=True)
             with flame.recorded(mine.pid, out):
                 sample(row, mine, "flame")
@@ -219,37 +225,3 @@ def measure(row, given):
         yield figure.Figure(f"{row.model}-bandwidth-{row.threads}t", what=f"{row.what()}: share of the machine's read bandwidth", unit="%",
                             bar="≥ 85" if row.model == "1b" else "reported", samples=sides[mine.name]["samples"], sides=sides,
                             notes=[f"{MODELS[row.model].what} reads {bytes_per_step / 1e6:.0f} MB of weights for a token"], **common)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", default=["*"])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--hold", type=pathlib.Path, action="append", default=[])
-    for flag in ["--resume", "--write", "--no-flame", "--list"]:
-        parser.add_argument(flag, action="store_true")
-    given = parser.parse_args()
-    if given.write and given.rounds < 7:
-        parser.error("a figure that is written down needs at least 7 rounds")
-    chosen = [row for row in rows() if any(fnmatch.fnmatch(row.name, pattern) for pattern in given.rows)]
-    if not chosen:
-        parser.error(f"no such row; there are: {', '.join(row.name for row in rows())}")
-    if given.list:
-        print("\n".join(row.name for row in chosen))
-        return
-    for row in chosen:
-        done = KEPT / f"{row.name}.json"
-        if given.resume and done.exists() and figure.read(done).commit == figure.commit():
-            print(f"{row.name}: measured already at this commit")
-            continue
-        for one in measure(row, given):
-            print(f"{one.what}: {one.line()} [{one.seen()}]", flush=True)
-            one.write(KEPT)
-            if given.write:
-                one.write()
-        if given.write:
-            page.main([])
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,8 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs/figures"
+# What this machine has measured, whether it was written down or not.
+KEPT = ROOT / "target/bench"
 # A side whose quartiles lie further apart than this share of its median is called unsteady.
 STEADY = 0.10
 

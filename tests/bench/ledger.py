@@ -1,12 +1,9 @@
 """Ten thousand requests of all kinds through the gateway to two engines, and a ledger of every one of them on the client's side.
 
-    python3 tests/bench/ledger.py [--requests 10000] [--model builtin] [--write]
-
 Short ones, long ones, streamed and whole; ones whose client goes away in the middle; ones that are refused. At the end the engines' counters
 must say what the ledger says, nothing may run or wait or hold a block, and anonymous memory may not have grown since the first fifth.
-Exits with 1 where one of these does not hold.
+What does not hold is raised.
 """
-import argparse
 import collections
 import concurrent.futures
 import http.client
@@ -25,7 +22,7 @@ os.environ.setdefault("TRACKSIDE", str(figure.ROOT / "target/release/trackside")
 sys.path.insert(0, str(figure.ROOT / "tests/clients"))
 import trackside  # noqa: E402
 
-CLIENTS, ENGINES = 16, 2
+CLIENTS, ENGINES, REQUESTS, MODEL = 16, 2, 10_000, "builtin"
 GROWTH_MIB_MAX = 8
 WORDS = ["signal", "train", "points", "track", "lever", "lamp", "rail", "cabin"]
 KINDS = {"short": 60, "long": 10, "stream": 15, "gone": 8, "bad": 7}
@@ -125,31 +122,28 @@ def anonymous_mib(engines):
     return [of(engine["pid"]) for engine in engines]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--model", default="builtin")
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
+def measure(given, tick):
     steal, ledger, client = machine.Steal(), Ledger(), Client()
-    with trackside.running("up", "--json", "--any-port", "--engines", str(ENGINES), "--model", given.model) as bound:
+    with trackside.running("up", "--json", "--any-port", "--engines", str(ENGINES), "--model", MODEL) as bound:
         listed = trackside.until("a gateway that has a model", lambda: json.loads(trackside.get(bound["gateway"], "/v1/models")[1])["data"])
         model, engines = listed[0]["id"], bound["engines"]
         trackside.until("engines that are ready", lambda: all(trackside.ready(engine["address"]) for engine in engines))
 
         def send(numbers):
             with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
-                list(pool.map(lambda number: one(client, ledger, bound["gateway"], model, number), numbers))
+                for done in concurrent.futures.as_completed([pool.submit(one, client, ledger, bound["gateway"], model, number) for number in numbers]):
+                    done.result()
+                    tick(sum(ledger.counts[kind] for kind in KINDS) / REQUESTS)
 
         def idle():
             now = metrics(engines)
             return now if now["vllm:num_requests_running"] + now["vllm:num_requests_waiting"] + now["vllm:kv_cache_usage_perc"] == 0 else None
         before, begun = metrics(engines), time.monotonic()
-        fifth = given.requests // 5
+        fifth = REQUESTS // 5
         send(range(fifth))
         trackside.until("idle engines", idle)
         warm = anonymous_mib(engines)
-        send(range(fifth, given.requests))
+        send(range(fifth, REQUESTS))
         seconds = time.monotonic() - begun
         after = trackside.until("idle engines, no block held", idle)
         growth = max(end - start for start, end in zip(warm, anonymous_mib(engines)))
@@ -158,7 +152,7 @@ def main():
     reason = 'vllm:request_success_totalfinished_reason="{}"'.format
     gone = ledger.counts["gone"]
     checks = {
-        "every request has an outcome": sum(ledger.counts[kind] for kind in KINDS) == given.requests,
+        "every request has an outcome": sum(ledger.counts[kind] for kind in KINDS) == REQUESTS,
         "answered": told[reason("length")] == answered,
         "aborted": told[reason("abort")] == gone,
         "prompt tokens of those answered": told["vllm:prompt_tokens_total"] >= ledger.counts["prompt_tokens"],
@@ -168,17 +162,9 @@ def main():
     }
     wrong = ledger.wrong + [f"does not hold: {what}" for what, holds in checks.items() if not holds]
     counts = ", ".join(f"{ledger.counts[kind]} {kind}" for kind in KINDS)
-    one_figure = figure.Figure("ledger", group="load", what=f"{given.requests:,} mixed requests through the gateway to {ENGINES} engines ({model}): growth of anonymous memory since the first fifth",
+    one_figure = figure.Figure("ledger", group="load", what=f"{REQUESTS:,} mixed requests through the gateway to {ENGINES} engines ({MODEL}): growth of anonymous memory since the first fifth",
                                unit="MiB", bar=f"≤ {GROWTH_MIB_MAX}, every request and every counter as the client's ledger says", samples=[growth],
-                               sides={"all": {"unit": "requests/s", "samples": [given.requests / seconds]}, "wrong": {"unit": "", "samples": [len(wrong)]}},
+                               sides={"all": {"unit": "requests/s", "samples": [REQUESTS / seconds]}, "wrong": {"unit": "", "samples": [len(wrong)]}},
                                notes=[f"Ledger: {counts}; engines' counters: {told[reason('length')]:.0f} length, {told[reason('abort')]:.0f} abort"], cpu=machine.cpu(), steal=steal.share())
-    print(f"{one_figure.what}: {one_figure.line()} [{one_figure.seen()}]", *one_figure.notes, *wrong[:20], sep="\n  ")
-    if given.write:
-        import page
-        one_figure.write()
-        page.main([])
-    sys.exit(bool(wrong))
-
-
-if __name__ == "__main__":
-    main()
+    assert not wrong, "; ".join(wrong[:20])
+    yield one_figure

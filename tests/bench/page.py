@@ -28,7 +28,7 @@ MARK = re.compile(r"<!-- figures: ([\w\-. ]+) -->")
 
 
 def page(figures):
-    lines = ["# Benchmarks", "", "Written by the benchmark commands (`tests/bench/run.sh`, or each by itself with `--write`) from `docs/figures/`; do not edit. "
+    lines = ["# Benchmarks", "", "Written by `tests/bench/run.sh` from `docs/figures/`; do not edit. "
              "Bars are those of [SPECIFICATION.md](SPECIFICATION.md).", ""]
     for group, (title, method) in GROUPS.items():
         mine = sorted((one for one in figures.values() if one.group == group), key=order)
@@ -80,17 +80,17 @@ def specification(text, figures):
     return re.sub(MARK.pattern + r"[^|\n]*\|", cell, text)
 
 
-def store(name, group, text):
-    """A figure as the Rust benchmarks print it."""
+def told(name, group, text):
+    """A figure as the Rust benchmarks print it (`--json`)."""
     given = json.loads(text)
     beside = {label: {"unit": "", "samples": [value]} for label, value in given["beside"].items()}
-    figure.Figure(name=name, group=group, what=given["name"], unit=given["unit"], bar=given["bar"], samples=given["samples"], sides=beside,
-                  cpu=f"{given['cpu']}, {given['cores']} cores", steal=given["steal"]).write()
+    return figure.Figure(name=name, group=group, what=given["name"], unit=given["unit"], bar=given["bar"], samples=given["samples"], sides=beside,
+                         cpu=f"{given['cpu']}, {given['cores']} cores", steal=given["steal"])
 
 
 def main(arguments):
     if arguments[:1] == ["--store"]:
-        store(*arguments[1:3], sys.stdin.read())
+        told(*arguments[1:3], sys.stdin.read()).write()
     check = arguments[:1] == ["--check"]
     figures = figure.everything()
     if not check:

@@ -1,13 +1,10 @@
 """What quantised arithmetic costs: mean KL(f32 ‖ quantised), ours beside llama.cpp's, same GGUF and same tokens.
 
-    target/bench-venv/bin/python tests/bench/quality.py [MODEL ...] [--windows N] [--write]      MODEL: smollm2, gemma3
-
 Both compare with a run of the same weights dequantised to f32: ours with `--dtype float32` (engine/cpu/examples/divergence.rs), llama.cpp with
 an F32 GGUF that this makes of the file (KV cache in f32, too), by its own `llama-perplexity --kl-divergence`. Both run quantised as they come,
-with their KV caches in half precision; ours is run with its cache in f32 as well, which tells what that costs. N windows (8) of 512 tokens,
-of which the second half counts, on both sides. The text is fixed: the parity tests' corpus, the built-in model's, the licence.
+with their KV caches in half precision; ours is run with its cache in f32 as well, which tells what that costs. Windows of 512 tokens, of
+which the second half counts, on both sides. The text is fixed: the parity tests' corpus, the built-in model's, the licence.
 """
-import argparse
 import json
 import os
 import pathlib
@@ -22,12 +19,11 @@ import numpy
 import figure
 import llama
 import machine
-import page
 
 ROOT = figure.ROOT
 MODELS = {"smollm2": ("SmolLM2 135M Q4_1", "tests/real/fetch-smollm2.sh"), "gemma3": ("Gemma 3 270M Q4_K_M", "tests/real/fetch-gemma3.sh")}
 TEXT = [ROOT / "tests/parity/corpus.txt", *(ROOT / f"cli/builtin/corpus/{name}.txt" for name in ["stories", "world", "prose"]), ROOT / "LICENSE"]
-WINDOW = 512
+WINDOW, WINDOWS = 512, 8
 
 
 def dequantised(path, dest):
@@ -48,11 +44,11 @@ def dequantised(path, dest):
     writer.close()
 
 
-def base_logits(path, text, work, windows):
+def base_logits(path, text, work):
     """llama.cpp's f32 run: the file of its logits, and the tokens that it ran."""
     base, whole = work / "base.logits", work / "f32.gguf"
     dequantised(path, whole)
-    run = subprocess.run([*perplexity(base, windows), "-m", whole, "-f", text, "-ctk", "f32", "-ctv", "f32", "-fa", "off"], capture_output=True, text=True)
+    run = subprocess.run([*perplexity(base), "-m", whole, "-f", text, "-ctk", "f32", "-ctv", "f32", "-fa", "off"], capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(f"llama-perplexity: {run.stderr[-2000:]}")
     whole.unlink()
@@ -62,13 +58,13 @@ def base_logits(path, text, work, windows):
         return base, list(struct.unpack(f"<{found * length}i", file.read(4 * found * length)))
 
 
-def perplexity(base, windows):
-    return [llama.folder() / "llama-perplexity", "-c", str(WINDOW), "-b", str(WINDOW), "-t", str(os.cpu_count()), "--chunks", str(windows), "--kl-divergence-base", base]
+def perplexity(base):
+    return [llama.folder() / "llama-perplexity", "-c", str(WINDOW), "-b", str(WINDOW), "-t", str(os.cpu_count()), "--chunks", str(WINDOWS), "--kl-divergence-base", base]
 
 
-def theirs(path, text, base, windows):
+def theirs(path, text, base):
     """{mean, error, p99, same: % of positions with the same most likely token}"""
-    said = subprocess.run([*perplexity(base, windows), "-m", path, "-f", text, "--kl-divergence"], check=True, capture_output=True, text=True)
+    said = subprocess.run([*perplexity(base), "-m", path, "-f", text, "--kl-divergence"], check=True, capture_output=True, text=True)
     found = {}
     for name, pattern in [("mean", r"Mean\s+KLD:\s+(\S+)"), ("error", r"Mean\s+KLD:\s+\S+\s+±\s+(\S+)"), ("p99", r"99\.0%\s+KLD:\s+(\S+)"), ("same", r"Same top p:\s+(\S+)")]:
         match = re.search(pattern, said.stdout)
@@ -94,7 +90,7 @@ def begins_with(path):
     return fields["tokenizer.ggml.bos_token_id"] if fields.get("tokenizer.ggml.add_bos_token") else None
 
 
-def measure(name, windows):
+def measure(name, given, tick):
     what, script = MODELS[name]
     path = subprocess.run([ROOT / script], check=True, capture_output=True, text=True).stdout.strip()
     steal = machine.Steal()
@@ -102,31 +98,15 @@ def measure(name, windows):
         work = pathlib.Path(folder)
         text = work / "text"
         text.write_text("".join(part.read_text(encoding="utf-8") for part in TEXT), encoding="utf-8")
-        base, ids = base_logits(path, text, work, windows)
-        peer = theirs(path, text, base, windows)
+        base, ids = base_logits(path, text, work)
+        tick(0.3)
+        peer = theirs(path, text, base)
+        tick(0.5)
         own = mine(path, ids, begins_with(path), work)
     own, exact_kv = own["auto"], own["auto_kv_float32"]
     notes = [f"{what}, Trackside: standard error {own['error']:.1e}, p99 {own['p99']:.2e}, same most likely token {own['same_top']:.1%}, perplexity {own['perplexity']:.3f} against "
              f"{own['perplexity_f32']:.3f} in f32, {own['positions']} positions; with the KV cache in f32 mean {exact_kv['mean']:.2e}",
              f"{what}, llama.cpp: standard error {peer['error']:.1e}, p99 {peer['p99']:.2e}, same most likely token {peer['same']:.1f}%", llama.version()]
     sides = {"Trackside": own, "Trackside, KV cache in f32": exact_kv, "llama.cpp": peer}
-    return figure.Figure(f"{name}-divergence", group="quality", what=f"{what}: mean KL divergence, ours over llama.cpp's", unit="×", bar="≤ 1.0", samples=[own["mean"] / peer["mean"]],
+    yield figure.Figure(f"{name}-divergence", group="quality", what=f"{what}: mean KL divergence, ours over llama.cpp's", unit="×", bar="≤ 1.0", samples=[own["mean"] / peer["mean"]],
                          sides={side: {"unit": "nats", "samples": [found["mean"]]} for side, found in sides.items()}, notes=notes, cpu=machine.cpu(), steal=steal.share())
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=[])
-    parser.add_argument("--windows", type=int, default=8)
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
-    for name in given.models or MODELS:
-        one = measure(name, given.windows)
-        print(f"{one.what}: {one.line()} [{one.seen()}]", *one.notes, sep="\n  ", flush=True)
-        if given.write:
-            one.write()
-            page.main([])
-
-
-if __name__ == "__main__":
-    main()
