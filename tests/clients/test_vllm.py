@@ -6,6 +6,7 @@ import json
 import os
 import urllib.error
 
+import openai.types.responses
 import pydantic
 import pytest
 import trackside
@@ -16,6 +17,10 @@ pytestmark = pytest.mark.skipif(not FOLDER, reason="vLLM's protocol modules are 
 STORY = [{"role": "user", "content": "Tell me a story about a signal."}]
 CHAT = {"model": "builtin", "messages": STORY, "max_completion_tokens": 12, "temperature": 0}
 TEXT = {"model": "builtin", "prompt": "Once there was a", "max_tokens": 12, "temperature": 0}
+IDS = {"model": "builtin", "token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 5, "temperature": 0}}
+RESPONSE = {"model": "builtin", "input": "Tell me a story.", "max_output_tokens": 12, "temperature": 0}
+MESSAGE = {"model": "builtin", "messages": STORY, "max_tokens": 12, "temperature": 0}
+SCHEMA = {"type": "object", "properties": {"zone": {"enum": ["UTC", "CET"]}}, "required": ["zone"], "additionalProperties": False}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -25,6 +30,8 @@ def vllm():
     return vllm_protocol.load(FOLDER)
 
 
+# A request whose class asks vLLM's own `SamplingParams`, for which there is a stand-in only.
+UNREADABLE = None
 # name -> (path, body, request class, answer class)
 WHOLE = {
     "a chat": ("/v1/chat/completions", CHAT, "chat.ChatCompletionRequest", "chat.ChatCompletionResponse"),
@@ -35,14 +42,19 @@ WHOLE = {
     "completions of several prompts": ("/v1/completions", {**TEXT, "prompt": ["Once", "There"], "n": 2, "temperature": 1}, "completion.CompletionRequest", "completion.CompletionResponse"),
     "tokens of a text": ("/tokenize", {"model": "builtin", "prompt": "Once there was", "return_token_strs": True}, "tokenize.TokenizeCompletionRequest", "tokenize.TokenizeResponse"),
     "tokens of a chat": ("/tokenize", {"model": "builtin", "messages": STORY}, "tokenize.TokenizeChatRequest", "tokenize.TokenizeResponse"),
-    "tokens in, tokens out": ("/inference/v1/generate", {"model": "builtin", "token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 5, "temperature": 0}},
-                              "generate.GenerateRequest", "generate.GenerateTokensResponse"),
-    "a response": ("/v1/responses", {"model": "builtin", "input": "Tell me a story.", "max_output_tokens": 12, "temperature": 0}, "responses.ResponsesRequest", "responses.ResponsesResponse"),
-    "a message": ("/v1/messages", {"model": "builtin", "messages": STORY, "max_tokens": 12, "temperature": 0}, "anthropic.AnthropicMessagesRequest", "anthropic.AnthropicMessagesResponse"),
+    "tokens in, tokens out": ("/inference/v1/generate", IDS, "generate.GenerateRequest", "generate.GenerateTokensResponse"),
+    "tokens in, text out": ("/inference/v1/generate", {**IDS, "output_mode": "text"}, UNREADABLE, "generate.GenerateTextResponse"),
+    "tokens with log-probabilities": ("/inference/v1/generate", {**IDS, "sampling_params": {"max_tokens": 5, "temperature": 0, "logprobs": 2, "prompt_logprobs": 1}},
+                                      "generate.GenerateRequest", "generate.GenerateTokensResponse"),
+    "a rendered chat": ("/v1/chat/completions/render", CHAT, "chat.ChatCompletionRequest", "generate.GenerateRequest"),
+    "a response": ("/v1/responses", RESPONSE, "responses.ResponsesRequest", "responses.ResponsesResponse"),
+    "a response that was cut": ("/v1/responses", {**RESPONSE, "max_output_tokens": 3}, "responses.ResponsesRequest", "responses.ResponsesResponse"),
+    "a message": ("/v1/messages", MESSAGE, "anthropic.AnthropicMessagesRequest", "anthropic.AnthropicMessagesResponse"),
+    "a message that must call": ("/v1/messages", {**MESSAGE, "max_tokens": 200, "tools": [{"name": "now", "input_schema": SCHEMA}], "tool_choice": {"type": "tool", "name": "now"}},
+                                 "anthropic.AnthropicMessagesRequest", "anthropic.AnthropicMessagesResponse"),
     "a count": ("/v1/messages/count_tokens", {"model": "builtin", "messages": STORY}, "anthropic.AnthropicCountTokensRequest", "anthropic.AnthropicCountTokensResponse"),
-    "a chat that must call": ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 200, "tool_choice": "required", "tools": [
-        {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {"zone": {"enum": ["UTC", "CET"]}}, "required": ["zone"], "additionalProperties": False}}}]},
-        "chat.ChatCompletionRequest", "chat.ChatCompletionResponse"),
+    "a chat that must call": ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 200, "tool_choice": "required", "tools": [{"type": "function", "function": {"name": "now", "parameters": SCHEMA}}]},
+                              "chat.ChatCompletionRequest", "chat.ChatCompletionResponse"),
     "text of tokens": ("/detokenize", {"model": "builtin", "tokens": [5, 6, 7]}, "tokenize.DetokenizeRequest", "tokenize.DetokenizeResponse"),
 }
 STREAMS = {
@@ -51,6 +63,8 @@ STREAMS = {
     "a chat with log-probabilities": ("/v1/chat/completions", {**CHAT, **USAGE, "logprobs": True, "top_logprobs": 2}, "chat.ChatCompletionStreamResponse"),
     "a completion": ("/v1/completions", {**TEXT, **USAGE}, "completion.CompletionStreamResponse"),
     "a completion with log-probabilities": ("/v1/completions", {**TEXT, **USAGE, "logprobs": 2}, "completion.CompletionStreamResponse"),
+    "tokens in, tokens out": ("/inference/v1/generate", {**IDS, **USAGE}, "generate.GenerateTokensStreamResponse"),
+    "tokens in, text out": ("/inference/v1/generate", {**IDS, **USAGE, "output_mode": "text"}, "generate.GenerateTextStreamResponse"),
 }
 
 
@@ -77,7 +91,8 @@ def unknown(value, found, path=""):
 @pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
 def test_answers_are_vllms(vllm, engine, case):
     path, body, request, answer = case
-    decode(vllm, request, body)
+    if request is not UNREADABLE:
+        decode(vllm, request, body)
     decode(vllm, answer, trackside.post(engine["address"], path, body))
 
 
@@ -92,8 +107,22 @@ def test_chunks_are_vllms(vllm, engine, case):
     assert len(finishes) == body.get("n", 1)
 
 
+def test_events_of_a_response_are_vllms(vllm, engine):
+    """Those that carry a response are of classes of vLLM's own, the others of the OpenAI client's, as in vLLM."""
+    own = {"response.created": "ResponseCreatedEvent", "response.in_progress": "ResponseInProgressEvent", "response.completed": "ResponseCompletedEvent", "response.incomplete": "ResponseIncompleteEvent"}
+    theirs = pydantic.TypeAdapter(openai.types.responses.ResponseStreamEvent)
+    kinds = []
+    for event in map(json.loads, trackside.events(engine["address"], "/v1/responses", {**RESPONSE, "stream": True})):
+        kinds.append(event["type"])
+        if kind := own.get(event["type"]):
+            decode(vllm, f"responses.{kind}", event)
+        else:
+            assert unknown(event, theirs.validate_python(event)) == []
+    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.incomplete"
+
+
 def test_events_of_a_message_are_vllms(vllm, engine):
-    events = trackside.events(engine["address"], "/v1/messages", {"model": "builtin", "messages": STORY, "max_tokens": 12, "stream": True})
+    events = trackside.events(engine["address"], "/v1/messages", {**MESSAGE, "stream": True})
     kinds = [decode(vllm, "anthropic.AnthropicStreamEvent", json.loads(event)).type for event in events]
     assert kinds[0] == "message_start" and kinds[-1] == "message_stop"
 
@@ -104,16 +133,38 @@ ERRORS = {
     "a value out of its range": ("/v1/completions", {**TEXT, "top_p": 2}, 400),
     "a token beyond the vocabulary": ("/v1/completions", {**TEXT, "prompt": [10 ** 6]}, 400),
     "no JSON object": ("/v1/completions", [], 400),
+    "a response of an unknown model": ("/v1/responses", {**RESPONSE, "model": "gpt-nine"}, 404),
+    "a response too hot": ("/v1/responses", {**RESPONSE, "temperature": -1}, 400),
+    "tokens of nothing": ("/tokenize", {"model": "builtin"}, 400),
+    "text of no tokens": ("/detokenize", {"model": "builtin", "tokens": "x"}, 400),
+    "tokens in, out of the vocabulary": ("/inference/v1/generate", {**IDS, "token_ids": [10 ** 6]}, 400),
+    "tokens in, of an unknown model": ("/inference/v1/generate", {**IDS, "model": "gpt-nine"}, 404),
 }
+# As above, in Anthropic's form, with its type of error
+MESSAGE_ERRORS = {
+    "a message of an unknown model": ("/v1/messages", {**MESSAGE, "model": "gpt-nine"}, 404, "not_found_error"),
+    "a message of nothing": ("/v1/messages", {**MESSAGE, "messages": []}, 400, "invalid_request_error"),
+    "a count of nothing": ("/v1/messages/count_tokens", {"model": "builtin"}, 400, "invalid_request_error"),
+}
+
+
+def refused(engine, path, body, status):
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        trackside.post(engine["address"], path, body)
+    assert raised.value.code == status
+    return json.load(raised.value)
 
 
 @pytest.mark.parametrize("case", ERRORS.values(), ids=ERRORS)
 def test_errors_are_vllms(vllm, engine, case):
     path, body, status = case
-    with pytest.raises(urllib.error.HTTPError) as raised:
-        trackside.post(engine["address"], path, body)
-    assert raised.value.code == status
-    assert decode(vllm, "engine.ErrorResponse", json.load(raised.value)).error.code == status
+    assert decode(vllm, "engine.ErrorResponse", refused(engine, path, body, status)).error.code == status
+
+
+@pytest.mark.parametrize("case", MESSAGE_ERRORS.values(), ids=MESSAGE_ERRORS)
+def test_errors_of_messages_are_vllms(vllm, engine, case):
+    path, body, status, kind = case
+    assert decode(vllm, "anthropic.AnthropicErrorResponse", refused(engine, path, body, status)).error.type == kind
 
 
 def test_the_list_of_models_is_vllms(vllm, engine):
