@@ -39,7 +39,7 @@ def smollm2():
 MODELS = {
     "smollm2": Model("SmolLM2 135M Q4_1", smollm2, 128, (64, 64), {"decode": 60, "prefill": 110, "together": 240}),
     # What a minute of one core does with a thousand million weights is little: few tokens, many rounds.
-    "1b": Model("1B random Q8_0", lambda: model.made("1b-q8_0"), 24, (16, 16), {"decode": 130, "prefill": 300, "together": 400}),
+    "1b": Model("1B random Q8_0", lambda: model.made("1b-q8_0"), 24, (16, 16), {"decode": 130, "prefill": 350, "together": 440}),
     "small4k": Model("170M random Q4_K", lambda: model.made("small-q4_k"), 64, (64, 32), {"decode": 60, "prefill": 110, "together": 240}),
 }
 DECODE_PROMPT, PREFILL_PROMPT, WARM_PROMPT, ROWS = 24, 512, 32, 16
