@@ -232,6 +232,30 @@ pub struct EngineArgs {
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub max_lora_rank: usize,
 
+    /// How the model writes tool calls: hermes, llama3_json, mistral, … as vLLM names them; a name that is none lists all.
+    /// auto: as its chat template says; none: calls stay text
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub tool_call_parser: String,
+    /// How the model marks its thought: qwen3, deepseek_r1, mistral, …; auto and none as above
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub reasoning_parser: String,
+    /// Refuse to start where nothing says how the model calls tools; `tool_choice: auto` is served in any case
+    #[arg(long)]
+    pub enable_auto_tool_choice: bool,
+    /// Chat template in place of the model's: a file, or Jinja on one line
+    #[arg(long, value_name = "FILE|JINJA")]
+    pub chat_template: Option<String>,
+    /// Variables for the template where a request's chat_template_kwargs do not set them, such as '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON")]
+    pub default_chat_template_kwargs: Option<String>,
+    /// What the template sees as `content`: a text, or OpenAI's list of parts; auto: as it reads
+    #[arg(long, value_enum, default_value_t)]
+    pub chat_template_content_format: ContentFormat,
+
+    /// Structured outputs, as vLLM's JSON: backend (auto or guidance), enable_in_reasoning (a grammar holds for the thought, too)
+    #[arg(long, value_name = "JSON")]
+    pub structured_outputs_config: Option<String>,
+
     /// Most log probabilities of one position; -1: as many as the vocabulary has
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub max_logprobs: i64,
@@ -273,6 +297,14 @@ pub struct EngineArgs {
     pub kv_events_encoding: EventEncoding,
     #[arg(long, default_value = "", value_name = "TOPIC")]
     pub kv_events_topic: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ContentFormat {
+    #[default]
+    Auto,
+    String,
+    Openai,
 }
 
 fn lora_module(text: &str) -> Result<(String, PathBuf), String> {

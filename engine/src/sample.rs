@@ -10,6 +10,7 @@ mod choose;
 mod counts;
 mod logprobs;
 mod mask;
+mod nucleus;
 mod pass;
 mod philox;
 mod state;

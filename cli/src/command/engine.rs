@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use domain::{Fault, FaultKind};
 use engine_serve::{
-    AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvDtype, KvEventsConfig, Limits, Policy,
-    Progress, endpoint_of_rank,
+    AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvDtype, KvEventsConfig, Limits, Parsers,
+    Policy, Progress, endpoint_of_rank,
 };
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
 use tokio::io::{Interest, unix::AsyncFd};
+
+mod chat;
 
 use crate::args::{Backend, Dtype, EngineArgs, EventEncoding, KvCacheDtype, SchedulingPolicy};
 use crate::builtin;
@@ -28,7 +30,8 @@ pub fn run(args: EngineArgs) -> Result<(), Fault> {
         return devices(&args);
     }
     let path = builtin::resolve(&args.model)?;
-    let assets = engine_assets::open(&path).map_err(|error| Fault::from(Damaged(error)))?;
+    let mut assets = engine_assets::open(&path).map_err(|error| Fault::from(Damaged(error)))?;
+    chat::apply(&args, &mut assets.text)?;
     for warning in &assets.warnings {
         tracing::warn!("{warning}");
     }
@@ -125,8 +128,10 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         return_tokens_as_token_ids: args.return_tokens_as_token_ids,
         tokenizer_info: args.enable_tokenizer_info_endpoint,
         responses_store: args.enable_responses_store,
+        structured_in_reasoning: chat::structured_in_reasoning(args.structured_outputs_config.as_deref())?,
         logprobs_max: u32::try_from(args.max_logprobs).ok(),
     };
+    config.parsers = Parsers::named(Some(&args.tool_call_parser), Some(&args.reasoning_parser), args.enable_auto_tool_choice)?;
     config.dev_mode = args.dev_mode;
     config.data_parallel_rank = args.data_parallel_rank;
     config.kv_disk = args

@@ -23,6 +23,10 @@ pub struct TextAssets {
     pub chat_template: Option<String>,
     /// The template to take when a request has tools, if the model has a separate one.
     pub tool_template: Option<String>,
+    /// Variables of the templates where a request does not set them: a JSON object.
+    pub template_kwargs: Option<String>,
+    /// Whether templates see `content` as a list of parts. `None`: each as it reads.
+    pub content_parts: Option<bool>,
     pub bos: Option<SpecialToken>,
     pub eos: Option<SpecialToken>,
     pub pad: Option<SpecialToken>,

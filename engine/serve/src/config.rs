@@ -16,8 +16,10 @@ use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
 use crate::kv_disk::KvDiskConfig;
 
+mod parsers;
 mod speculation;
 
+pub use parsers::{Parser, Parsers};
 pub use speculation::speculation;
 
 /// Everything that a server is made of.
@@ -32,6 +34,8 @@ pub struct Config {
     pub backend: BackendChoice,
     pub limits: Limits,
     pub answers: AnswerOptions,
+    /// How replies are read.
+    pub parsers: Parsers,
     /// LoRA adapters loaded at the start: name and folder.
     pub adapters: Vec<(String, PathBuf)>,
     /// Most adapters loaded at once, and the largest rank of one.
@@ -63,6 +67,7 @@ impl Config {
             backend: BackendChoice::Cpu { threads: None, dtype: CpuDtype::Auto },
             limits: Limits::default(),
             answers: AnswerOptions::default(),
+            parsers: Parsers::default(),
             adapters: Vec::new(),
             adapters_max: 8,
             adapter_rank_max: 64,
@@ -106,6 +111,7 @@ impl Config {
                 );
             }
         }
+        self.parsers.check(&self.assets.text)?;
         if self.kv_disk.is_some() && self.limits.kv_offloading_bytes == 0 {
             return usage(
                 "the KV cache has a disk and no host memory in front of it".into(),
@@ -208,6 +214,8 @@ pub struct AnswerOptions {
     pub tokenizer_info: bool,
     /// `/v1/responses` keeps its answers, for GET by id and `previous_response_id`.
     pub responses_store: bool,
+    /// A grammar holds for the thought, too, and not for the answer alone. vLLM's `enable_in_reasoning`.
+    pub structured_in_reasoning: bool,
     /// Most log probabilities of one position; `None`: as many as the vocabulary has.
     pub logprobs_max: Option<u32>,
 }
@@ -221,6 +229,7 @@ impl Default for AnswerOptions {
             return_tokens_as_token_ids: false,
             tokenizer_info: false,
             responses_store: false,
+            structured_in_reasoning: false,
             logprobs_max: Some(20),
         }
     }

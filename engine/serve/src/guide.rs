@@ -9,15 +9,20 @@
 //! work for one mask, the memory of all compiled grammars. What exceeds one fails alone: a 400 before the first token, an
 //! error of this request after it.
 
+mod budget;
 mod cache;
+mod calls;
 mod compile;
 mod gbnf;
 mod grammar;
+mod lark;
 mod mask;
 mod spec;
+mod structural;
 mod vocabulary;
 mod workers;
 
+pub(crate) use budget::Budget;
 pub(crate) use compile::{Compiled, Guides, NotCompiled};
 pub(crate) use mask::Guide;
 pub(crate) use spec::{Spec, SpecError};

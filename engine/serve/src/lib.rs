@@ -20,7 +20,7 @@ mod metrics;
 mod serve;
 mod watchdog;
 
-pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, speculation};
+pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, Parser, Parsers, speculation};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds, endpoint_of_rank};
 pub use engine::config::Policy;
 pub use engine_cpu::{CpuDtype, KvDtype};

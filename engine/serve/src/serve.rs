@@ -92,6 +92,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         kv_events: bound_events.clone(),
         kv_events_config: config.kv_events.clone(),
         answers: config.answers,
+        reply: config.parsers.of(&config.assets.text),
         responses: Store::default(),
         fingerprint: fingerprint(config.assets.text.digest().0).into(),
         data_parallel_rank: engine,

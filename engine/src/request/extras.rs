@@ -22,6 +22,9 @@ pub struct SamplingExtras {
     pub logit_bias: Vec<(u32, f32)>,
     /// End-of-sequence and stop ids cannot be chosen before this many tokens were generated.
     pub min_tokens: u32,
+    /// End-of-sequence ids that do not end this request, its client having asked so. [`min_tokens`](Self::min_tokens) rules them out
+    /// all the same.
+    pub ignored_eos: Vec<u32>,
     /// Sequences of token ids that cannot be generated: the last of one is ruled out where the output ends with all before it.
     pub bad_words: Vec<Vec<u32>>,
     /// Only these tokens can be chosen. `None`: all.
@@ -43,6 +46,7 @@ impl Default for SamplingExtras {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             min_tokens: 0,
+            ignored_eos: Vec::new(),
             bad_words: Vec::new(),
             allowed_token_ids: None,
             logprobs: None,
@@ -98,6 +102,7 @@ impl SamplingExtras {
         named.check("logit_bias", self.logit_bias.iter().map(|&(token, _)| token))?;
         named.check("bad_words", self.bad_words.iter().flatten().copied())?;
         named.check("allowed_token_ids", self.allowed_token_ids.iter().flatten().copied())?;
+        named.check("ignore_eos", self.ignored_eos.iter().copied())?;
         named.check("logprob_token_ids", self.logprob_token_ids.iter().copied())?;
         // Beyond the vocabulary's size, an id stands there twice.
         at_most("logit_bias", self.logit_bias.len(), vocabulary)?;

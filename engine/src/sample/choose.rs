@@ -1,10 +1,12 @@
 //! The choice itself: temperature, min-p, top-k, top-p, draw.
 //!
 //! Most of a vocabulary is never chosen. A pass keeps the largest logit of each block; where `k` tokens are wanted, the `k`-th largest of
-//! these is a bound that at least `k` tokens reach and few others do, and only they are sorted.
+//! these is a bound that at least `k` tokens reach and few others do, and only they are sorted. A nucleus of many tokens is not sorted
+//! at all ([`nucleus`]).
 
 use std::cmp::Ordering;
 
+use super::nucleus::Nucleus;
 use super::pass::{BLOCK, Weigh, scan};
 use super::philox::uniform;
 use crate::backend::NoToken;
@@ -16,24 +18,20 @@ pub(super) struct Chooser {
     maxima: Vec<f32>,
     sums: Vec<f64>,
     sorted_maxima: Vec<f32>,
-    /// Weight of the logits in each stretch below the largest.
-    stretches: Vec<f64>,
-    /// In which stretch each logit is.
-    stretch_of: Vec<u16>,
     candidates: Vec<Candidate>,
+    nucleus: Nucleus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Candidate {
-    logit: f32,
-    token: u32,
+pub(super) struct Candidate {
+    pub logit: f32,
+    pub token: u32,
 }
 
-/// Guesses at how many tokens reach `top_p`. Behind the last, weights are added up by stretches of logits, and only one stretch is sorted.
-const NUCLEUS_TOKENS: [usize; 2] = [64, 1024];
-/// Stretches per temperature, and how many of them hold all that weighs anything.
-const STRETCHES: usize = 32;
-const STRETCHES_MAX: usize = 88 * STRETCHES;
+/// Guesses at how many tokens reach `top_p`, to be tried one after the other.
+const NUCLEUS_TOKENS: [usize; 2] = [64, 512];
+/// Logits that are sorted all if it must be.
+const SORTED_MAX: usize = 4096;
 
 impl Chooser {
     /// The token that `sampling` chooses from `logits`, one per token of the vocabulary, as the request's output token `index`. Greedy
@@ -52,7 +50,11 @@ impl Chooser {
             if top_p >= 1.0 {
                 return self.walk(logits, weigh, draw * total).ok_or(NoToken::NotANumber);
             }
-            self.nucleus_of_all(logits, weigh, f64::from(top_p) * total)
+            let wanted = f64::from(top_p) * total;
+            match self.nucleus_of_all(logits, weigh, wanted) {
+                Some(kept) => kept,
+                None => return self.nucleus.draw(logits, weigh, wanted, draw, &mut self.candidates).ok_or(NoToken::NotANumber),
+            }
         } else {
             let least = if min_p > 0.0 { min_p_bound(weigh, min_p) } else { f32::NEG_INFINITY };
             self.gather(logits, if all { logits.len() } else { top_k as usize }, least);
@@ -131,51 +133,25 @@ impl Chooser {
         enough.map(|last| last + 1)
     }
 
-    /// As [`nucleus`](Self::nucleus), of all tokens, as many of which become candidates as it takes.
-    fn nucleus_of_all(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> usize {
-        for count in NUCLEUS_TOKENS {
+    /// As [`nucleus`](Self::nucleus), of all tokens, as many of which become candidates as it takes. `None`: it takes many.
+    fn nucleus_of_all(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> Option<usize> {
+        let guesses = NUCLEUS_TOKENS.into_iter().filter(|&count| count <= self.maxima.len());
+        let guesses: &[usize] = match guesses.count() {
+            _ if logits.len() <= SORTED_MAX => &[usize::MAX],
+            guesses => &NUCLEUS_TOKENS[..guesses],
+        };
+        for &count in guesses {
             self.gather(logits, count, f32::NEG_INFINITY);
             self.candidates.sort_unstable_by(by_rank);
-            if let Some(enough) = self.nucleus(weigh, wanted) {
+            let enough = self.nucleus(weigh, wanted);
+            if enough.is_some() {
                 return enough;
             }
             if self.candidates.len() == logits.len() {
-                return self.candidates.len();
+                return Some(self.candidates.len());
             }
         }
-        self.large_nucleus(logits, weigh, wanted)
-    }
-
-    /// As [`nucleus_of_all`](Self::nucleus_of_all), of many tokens: those of the likely stretches stay in order of ids.
-    fn large_nucleus(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> usize {
-        let stretch = |logit: f32| (((weigh.max - logit) * weigh.inverse * STRETCHES as f32) as usize).min(STRETCHES_MAX);
-        self.stretches.clear();
-        self.stretches.resize(STRETCHES_MAX + 1, 0.0);
-        self.stretch_of.clear();
-        self.stretch_of.extend(logits.iter().map(|&logit| stretch(logit) as u16));
-        for (&logit, &stretch) in logits.iter().zip(&self.stretch_of) {
-            self.stretches[usize::from(stretch)] += f64::from(weigh.weight(logit));
-        }
-        let mut before = 0.0;
-        let last = self.stretches.iter().position(|&weight| {
-            let reaches = before + weight >= wanted;
-            before += if reaches { 0.0 } else { weight };
-            reaches
-        });
-        let last = last.unwrap_or(STRETCHES_MAX);
-        self.candidates.clear();
-        let tokens = (0..).zip(logits).map(|(token, &logit)| Candidate { logit, token }).zip(&self.stretch_of);
-        self.candidates
-            .extend(tokens.clone().filter(|(_, stretch)| usize::from(**stretch) < last).map(|(candidate, _)| candidate));
-        let sure = self.candidates.len();
-        self.candidates.extend(tokens.filter(|(_, stretch)| usize::from(**stretch) == last).map(|(candidate, _)| candidate));
-        self.candidates[sure..].sort_unstable_by(by_rank);
-        let mut reached = before;
-        let enough = self.candidates[sure..].iter().position(|candidate| {
-            reached += f64::from(weigh.weight(candidate.logit));
-            reached >= wanted
-        });
-        enough.map_or(self.candidates.len(), |enough| sure + enough + 1)
+        None
     }
 
     /// The largest logit, and the logarithm of the sum of all exponentials.
@@ -203,7 +179,7 @@ fn min_p_bound(weigh: Weigh, min_p: f32) -> f32 {
 }
 
 /// Most likely first; of equal ones, the smaller id. A total order on what [`scan`] let through.
-fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
@@ -214,7 +190,7 @@ fn pick(candidates: &[Candidate], weigh: Weigh, draw: f64) -> Option<u32> {
 }
 
 /// The candidate at which the running sum of weights passes `target`, or the last that weighs anything.
-fn walk(candidates: impl Iterator<Item = Candidate>, weigh: Weigh, target: f64) -> Option<u32> {
+pub(super) fn walk(candidates: impl Iterator<Item = Candidate>, weigh: Weigh, target: f64) -> Option<u32> {
     let (mut sum, mut chosen) = (0.0, None);
     for Candidate { logit, token } in candidates {
         let weight = weigh.weight(logit);

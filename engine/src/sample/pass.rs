@@ -5,7 +5,7 @@ use crate::backend::NoToken;
 
 /// Logits whose maximum, or sum, is kept.
 pub(super) const BLOCK: usize = 128;
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Fills `maxima` with the largest logit of each block and returns the largest of all: finite, and all others are numbers.
 pub(super) fn scan(logits: &[f32], maxima: &mut Vec<f32>) -> Result<f32, NoToken> {

@@ -74,7 +74,8 @@ impl SampleState {
             }
             counts.reserve(finish.tokens_max as usize);
         }
-        let mut ends: Vec<u32> = finish.eos.iter().chain(&finish.stop).copied().filter(|_| extras.min_tokens > 0).collect();
+        let ends = finish.eos.iter().chain(&finish.stop).chain(&extras.ignored_eos);
+        let mut ends: Vec<u32> = ends.copied().filter(|_| extras.min_tokens > 0).collect();
         ends.sort_unstable();
         ends.dedup();
         let tail_len = extras.bad_words.iter().map(|word| word.len() - 1).max().unwrap_or(0);

@@ -159,6 +159,45 @@ fn partial_selection_chooses_as_a_full_sort_does() {
     }
 }
 
+/// By hand: where all weigh the same, the set is the first tokens, and the draw falls on its share of them; where odd tokens weigh less,
+/// the even ones come first, in order of ids.
+#[test]
+fn a_nucleus_of_many_tokens_is_that_of_the_definition() {
+    const TOKENS: usize = 150_000;
+    let mut sampler = Sampler::new();
+    let mut check = |logits: &[f32], top_p: f32, token_at: &dyn Fn(f64) -> f64, slack: f64| {
+        for index in 0..40 {
+            let sampling = sampling(1.0, 0, top_p, 11);
+            let chosen = choose(&mut sampler, logits, &sampling, index).expect("the logits are numbers");
+            let expected = token_at(uniform(11, index));
+            assert!((f64::from(chosen) - expected).abs() <= slack, "{index}: {chosen}, not {expected}");
+        }
+    };
+    check(&[0.25; TOKENS], 0.5, &|draw| (draw * TOKENS as f64 / 2.0).floor(), 1.0);
+    // Even ones weigh 1, odd ones e^-1: all even ones and 2/3 of the odd ones weigh this.
+    let odd = (-1.0f64).exp();
+    let logits: Vec<f32> = (0..TOKENS).map(|token| if token % 2 == 0 { 3.0 } else { 2.0 }).collect();
+    let half = TOKENS as f64 / 2.0;
+    let top_p = (half + 2.0 / 3.0 * half * odd) / (half + half * odd);
+    let total = half + 2.0 / 3.0 * half * odd;
+    let at = |draw: f64| match draw * total {
+        target if target < half => 2.0 * target.floor(),
+        target => 2.0 * ((target - half) / odd).floor() + 1.0,
+    };
+    check(&logits, top_p as f32, &at, 4.0);
+    // Spread out, many tokens: what is chosen is of the set, for any top-p.
+    let logits: Vec<f32> = (0..30_000).map(|token| (philox4x32_10([token, 3, 0, 0], [1, 2])[0] % 4001) as f32 / 1000.0).collect();
+    for case in 0..60 {
+        let sampling = sampling(1.0 + (case % 7) as f32, 0, 0.4 + case as f32 / 101.0, 5);
+        let chosen = choose(&mut sampler, &logits, &sampling, case).expect("the logits are numbers");
+        let mut kept = plainly(&logits, &sampling);
+        // Weights are f32: the last token of the set may be another of about its weight.
+        let edge = kept.pop().expect("at least one").0;
+        let in_set = kept.iter().any(|(token, ..)| *token == chosen);
+        assert!(in_set || (logits[chosen as usize] - logits[edge as usize]).abs() < 2e-3, "case {case}: {chosen}");
+    }
+}
+
 #[test]
 fn a_draw_depends_on_seed_and_index_alone() {
     let logits: Vec<f32> = (0..100).map(|token| (token as f32 * 0.7).sin()).collect();
@@ -197,6 +236,7 @@ fn logits_are_changed_as_vllm_changes_them() {
     // The second word's beginning is the output's end, the third's is not, the first has none.
     check(SamplingExtras { bad_words: vec![vec![3], vec![2, 2, 1], vec![0, 2, 2]], ..none() }, [1.0, NO, 2.0, NO]);
     check(SamplingExtras { min_tokens: 3, ..none() }, [NO, -1.0, 2.0, NO]);
+    check(SamplingExtras { min_tokens: 3, ignored_eos: vec![2], ..none() }, [NO, -1.0, NO, NO]);
     check(SamplingExtras { min_tokens: 2, logprobs: Some(1), ..none() }, logits);
     // Bias comes before the penalties: (2 + 2) / 2 - 2 · 0.5 - 0.25.
     let all = SamplingExtras {

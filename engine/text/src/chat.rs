@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
+pub use self::messages::arguments as call_arguments;
 pub(crate) use self::template::Templates;
 use crate::error::TextError;
 
@@ -47,6 +48,16 @@ impl<'a> ChatRequest<'a> {
             now,
         }
     }
+}
+
+/// The template's variables with a `reasoning_effort` among them. As vLLM 0.33: an effort also switches the thought on, and "none"
+/// off, in templates that have the switch `enable_thinking`, unless the client set that itself.
+pub fn with_effort(kwargs: Option<Map<String, Value>>, effort: Option<&str>) -> Option<Map<String, Value>> {
+    let Some(effort) = effort else { return kwargs };
+    let mut kwargs = kwargs.unwrap_or_default();
+    kwargs.entry("enable_thinking").or_insert((effort != "none").into());
+    kwargs.insert("reasoning_effort".into(), effort.into());
+    Some(kwargs)
 }
 
 pub(crate) fn render(templates: &Templates, request: &ChatRequest<'_>) -> Result<String, TextError> {

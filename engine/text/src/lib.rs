@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use engine_assets::TextAssets;
 
-pub use crate::chat::ChatRequest;
+pub use crate::chat::{ChatRequest, call_arguments, with_effort};
 pub use crate::detokenizer::Detokenizer;
 pub use crate::error::TextError;
 pub use crate::stop::{StopMatcher, StopStep};
@@ -28,7 +28,6 @@ pub use crate::stop::{StopMatcher, StopStep};
 pub use crate::tokenizer::Surface;
 
 use crate::chat::Templates;
-use crate::reply::ReplyFormat;
 use crate::tokenizer::{Bytes, Special, Words, unpanicked};
 
 /// A model's text side. Cloning shares everything.
@@ -46,7 +45,6 @@ struct Inner {
     /// One past the largest id.
     vocab_size: usize,
     templates: Templates,
-    reply_format: ReplyFormat,
 }
 
 impl Text {
@@ -54,8 +52,7 @@ impl Text {
     pub fn new(assets: &TextAssets) -> Result<Self, TextError> {
         let tokenizer::Built { tokenizer, words, special, bytes, vocab_size } = tokenizer::build(assets)?;
         let templates = Templates::new(assets);
-        let reply_format = ReplyFormat::of(assets);
-        Ok(Self(Arc::new(Inner { tokenizer, words, special, bytes, vocab_size, templates, reply_format })))
+        Ok(Self(Arc::new(Inner { tokenizer, words, special, bytes, vocab_size, templates })))
     }
 
     /// The token ids of a text. Special tokens written out in it count as special tokens, as in transformers.
@@ -123,11 +120,6 @@ impl Text {
     /// One past the largest token id of the tokenizer. The model's own vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.0.vocab_size
-    }
-
-    /// How the model writes its thought and its tool calls, as far as its chat templates tell.
-    pub fn reply_format(&self) -> ReplyFormat {
-        self.0.reply_format
     }
 
     /// Does the model come with a chat template?

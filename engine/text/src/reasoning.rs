@@ -108,6 +108,11 @@ impl ReasoningFormat {
         if opening == Opening::Unknown { self.default } else { opening }
     }
 
+    /// The text that ends a thought.
+    pub fn end(&self) -> &'static str {
+        self.ends[0]
+    }
+
     /// The texts that begin and end a thought.
     pub fn markers(&self) -> impl Iterator<Item = &'static str> {
         self.starts.iter().chain(self.ends).copied()
@@ -188,6 +193,10 @@ impl Splitter {
         }
     }
 
+    pub fn thinks(&self) -> bool {
+        matches!(&self.state, State::Inside(_) | State::Start { otherwise: Opening::Inside, .. })
+    }
+
     fn inside(&self) -> State {
         State::Inside(Search::new(self.format.ends.iter().chain(self.calls).copied()))
     }
@@ -215,6 +224,11 @@ impl ThoughtEnd {
         let mut parts = Parts::default();
         self.0.feed(text, &mut parts);
         matches!(self.0.state, State::Over).then_some(parts.rest)
+    }
+
+    /// The model is within its thought.
+    pub fn thinks(&self) -> bool {
+        self.0.thinks()
     }
 
     /// Nothing was thought yet, and nothing need be: a start marker may come, or the answer.

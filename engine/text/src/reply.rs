@@ -88,6 +88,11 @@ impl Reply {
         self.tools.finish(out);
     }
 
+    /// Whether what comes next belongs to the thought, as far as one can tell.
+    pub fn thinks(&self) -> bool {
+        self.reasoning.as_ref().is_some_and(Splitter::thinks)
+    }
+
     /// Tool calls so far: with any, the reply's `finish_reason` is `tool_calls` where it would be `stop`.
     pub fn calls(&self) -> u32 {
         self.tools.calls()

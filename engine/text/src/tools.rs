@@ -31,8 +31,23 @@ pub struct ToolFormat {
     signs: &'static [&'static [&'static str]],
     /// What reads a region of calls, given the request's tools.
     region: fn(&[Value]) -> Box<dyn Region>,
+    /// How a call reads whose arguments can be bound while it is written. `None`: they cannot.
+    pub envelope: Option<Envelope>,
     /// Ids of calls are nine letters and digits, which Mistral's templates insist on.
     pub short_ids: bool,
+}
+
+/// The text around the arguments of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Envelope {
+    /// Where a call is known to be one; the first text of `before`.
+    pub trigger: &'static str,
+    /// Before the name, which is a JSON string.
+    pub before: &'static str,
+    /// Between the name and the arguments.
+    pub between: &'static str,
+    /// Behind the arguments.
+    pub behind: &'static str,
 }
 
 /// The table, in the order in which a template is searched for signs.

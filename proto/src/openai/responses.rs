@@ -33,6 +33,9 @@ pub struct ResponsesRequest {
     pub ignore_eos: Option<bool>,
     pub include_stop_str_in_output: Option<bool>,
     pub skip_special_tokens: Option<bool>,
+    /// `"message.output_text.logprobs"` asks for log probabilities.
+    pub include: Option<Vec<String>>,
+    pub top_logprobs: Option<i64>,
     pub tools: Option<Vec<Value>>,
     pub tool_choice: Option<Value>,
     pub parallel_tool_calls: Option<bool>,

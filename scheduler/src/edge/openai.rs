@@ -3,6 +3,7 @@
 //! Lenient where the engine will judge anyway: keys that do not concern routing are passed over unread, because the body goes on
 //! byte for byte.
 
+use engine_text::with_effort;
 use proto::openai;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -52,6 +53,7 @@ struct Body {
     documents: Option<Vec<Value>>,
     chat_template: Option<String>,
     chat_template_kwargs: Option<Map<String, Value>>,
+    reasoning_effort: Option<String>,
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
     add_special_tokens: Option<bool>,
@@ -103,7 +105,7 @@ fn chat(body: Body) -> Prompt {
         tools: body.tools,
         documents: body.documents,
         template: body.chat_template,
-        variables: body.chat_template_kwargs.unwrap_or_default(),
+        variables: with_effort(body.chat_template_kwargs, body.reasoning_effort.as_deref()).unwrap_or_default(),
         // Whoever continues a message does not begin a new one.
         add_generation_prompt: body.add_generation_prompt.unwrap_or(!continues),
         continue_final_message: continues,

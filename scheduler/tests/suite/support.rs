@@ -495,6 +495,8 @@ pub fn assets() -> TextAssets {
         tokenizer: TokenizerSource::HuggingFace(std::fs::read(folder.join("tokenizer.json")).unwrap()),
         chat_template: Some(std::fs::read_to_string(folder.join("chat_template.jinja")).unwrap()),
         tool_template: None,
+        template_kwargs: None,
+        content_parts: None,
         bos: None,
         eos: None,
         pad: None,

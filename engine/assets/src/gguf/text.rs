@@ -61,6 +61,8 @@ pub(super) fn read(metadata: &mut Metadata, warnings: &mut Vec<String>) -> Resul
     let text = TextAssets {
         chat_template: metadata.optional_string("tokenizer.chat_template")?.map(str::to_owned),
         tool_template: metadata.optional_string("tokenizer.chat_template.tool_use")?.map(str::to_owned),
+        template_kwargs: None,
+        content_parts: None,
         bos,
         eos,
         pad,

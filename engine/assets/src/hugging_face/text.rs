@@ -63,6 +63,8 @@ pub(super) fn read(
         tokenizer: TokenizerSource::HuggingFace(tokenizer),
         chat_template,
         tool_template,
+        template_kwargs: None,
+        content_parts: None,
         bos,
         eos,
         pad,

@@ -8,13 +8,25 @@ use std::path::Path;
 use crate::error::{AssetsError, ErrorKind};
 use crate::text::{GgufTokenizer, MAX_TOKENS, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind, TokenizerSource};
 
-const MAGIC: &[u8] = b"trackside text assets 1\n";
+const MAGIC: &[u8] = b"trackside text assets 2\n";
 const HUGGING_FACE: u8 = 0;
 const GGUF: u8 = 1;
 
 pub(super) fn write(assets: &TextAssets) -> Vec<u8> {
     // Exhaustive, so that a new field cannot be forgotten here.
-    let TextAssets { tokenizer, chat_template, tool_template, bos, eos, pad, unk, add_bos, add_eos } = assets;
+    let TextAssets {
+        tokenizer,
+        chat_template,
+        tool_template,
+        template_kwargs,
+        content_parts,
+        bos,
+        eos,
+        pad,
+        unk,
+        add_bos,
+        add_eos,
+    } = assets;
     let mut out = Writer(MAGIC.to_vec());
     match tokenizer {
         TokenizerSource::HuggingFace(json) => {
@@ -36,6 +48,8 @@ pub(super) fn write(assets: &TextAssets) -> Vec<u8> {
     }
     out.optional_string(chat_template.as_deref());
     out.optional_string(tool_template.as_deref());
+    out.optional_string(template_kwargs.as_deref());
+    out.optional_flag(*content_parts);
     for token in [bos, eos, pad, unk] {
         out.optional_string(token.as_ref().map(|token| token.text.as_str()));
         if let Some(token) = token {
@@ -79,6 +93,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<TextAssets, AssetsError> {
         tokenizer,
         chat_template: input.optional_string()?,
         tool_template: input.optional_string()?,
+        template_kwargs: input.optional_string()?,
+        content_parts: input.optional_flag()?,
         bos: input.special_token()?,
         eos: input.special_token()?,
         pad: input.special_token()?,

@@ -30,11 +30,14 @@ fn text_assets() -> impl Strategy<Value = TextAssets> {
         });
     let source = prop_oneof![prop::collection::vec(any::<u8>(), 0..64).prop_map(TokenizerSource::HuggingFace), gguf];
     let template = || prop::option::of(".{0,30}");
-    (source, template(), template(), token(), token(), token(), token(), any::<Option<bool>>(), any::<Option<bool>>()).prop_map(
-        |(tokenizer, chat_template, tool_template, bos, eos, pad, unk, add_bos, add_eos)| TextAssets {
+    let templates = (template(), template(), template(), any::<Option<bool>>());
+    (source, templates, token(), token(), token(), token(), any::<Option<bool>>(), any::<Option<bool>>()).prop_map(
+        |(tokenizer, templates, bos, eos, pad, unk, add_bos, add_eos)| TextAssets {
             tokenizer,
-            chat_template,
-            tool_template,
+            chat_template: templates.0,
+            tool_template: templates.1,
+            template_kwargs: templates.2,
+            content_parts: templates.3,
             bos,
             eos,
             pad,
@@ -84,7 +87,7 @@ fn same_assets_same_digest_other_assets_other_digest() {
 #[test]
 fn claims_beyond_the_bytes() {
     let refuses = |bytes: &[u8], kind| assert_eq!(TextAssets::from_bytes(bytes).expect_err("was read").kind, kind);
-    let magic = b"trackside text assets 1\n";
+    let magic = b"trackside text assets 2\n";
     refuses(b"", ErrorKind::Truncated);
     refuses(b"something else entirely, really", ErrorKind::Malformed);
     refuses(&[&magic[..], &[9]].concat(), ErrorKind::Unsupported);

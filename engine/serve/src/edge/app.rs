@@ -7,6 +7,7 @@ use engine::handle::Handle;
 use engine::observe::Stats;
 use engine_assets::Generation;
 use engine_text::Text;
+use engine_text::reply::ReplyFormat;
 use proto::openai::ErrorBody;
 use proto::state::Loading;
 use tokio::sync::Semaphore;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub generation: Generation,
     pub body_bytes_max: usize,
     pub answers: AnswerOptions,
+    /// How the model writes its thought and its tool calls.
+    pub reply: ReplyFormat,
     /// Answers of `/v1/responses` that are kept.
     pub responses: Store,
     /// Stands in answers; changes with the model and this program's version.

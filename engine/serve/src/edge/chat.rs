@@ -51,7 +51,7 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
         grown.iter_mut().for_each(|grown| grown.text.insert_str(0, &head.spoken));
     }
     for call in grown.iter_mut().flat_map(|grown| &mut grown.calls) {
-        call.id = call_id(plan);
+        call.id = plan.reply.call_id();
     }
     let ids = |ids| plan.shape.token_ids.then_some(ids);
     let choices = (0..).zip(&grown).map(|(index, grown)| ChatChoice {
@@ -92,15 +92,6 @@ fn message<'a>(role: &'a str, grown: &'a Grown) -> Message<'a> {
     let content = Some(grown.text.as_str()).filter(|text| alone || !text.is_empty());
     let reasoning = Some(grown.reasoning.as_str()).filter(|text| !text.is_empty());
     Message { tool_calls: &grown.calls, reasoning, ..Message::new(role, content) }
-}
-
-/// A new id of a call, as vLLM makes them.
-fn call_id(plan: &Plan) -> String {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    match plan.reply.format.tools.is_some_and(|format| format.short_ids) {
-        true => (0..9).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect(),
-        false => format!("chatcmpl-tool-{:032x}", rand::random::<u128>()),
-    }
 }
 
 struct ChatEvents {
@@ -183,7 +174,9 @@ impl Called<'_> {
 
 fn calls<'a>(plan: &Plan, piece: &'a Piece) -> Vec<Called<'a>> {
     let called = |call: &'a Call| match call {
-        Call::Call { index, name } => Some(Called { index: *index, id: Some(call_id(plan)), name: Some(name), arguments: "" }),
+        Call::Call { index, name } => {
+            Some(Called { index: *index, id: Some(plan.reply.call_id()), name: Some(name), arguments: "" })
+        }
         Call::Arguments { index, fragment } => Some(Called { index: *index, id: None, name: None, arguments: fragment }),
         Call::Content(_) | Call::Reasoning(_) => None,
     };

@@ -57,6 +57,8 @@ pub struct Choice {
     prompt_logprobs: Vec<Logprobs>,
     cached: u32,
     generated: u32,
+    /// Generated tokens within the thought, its markers not among them.
+    thought: u32,
     times: Times,
     /// Pieces that wait for the chunk's interval to be full.
     held: Piece,
@@ -120,6 +122,7 @@ impl Choice {
             prompt_logprobs: Vec::new(),
             cached: 0,
             generated: 0,
+            thought: 0,
             times,
             held: Piece::default(),
             stopped: None,
@@ -141,7 +144,9 @@ impl Choice {
     fn part(&mut self, piece: &mut Piece) {
         let Some(reply) = &mut self.reply else { return };
         let mut deltas = Vec::new();
+        let thought = reply.thinks();
         reply.feed(&std::mem::take(&mut piece.text), &mut deltas);
+        self.thought += u32::from(thought && reply.thinks() && piece.end.is_none());
         if let Some(end) = &mut piece.end {
             reply.finish(&mut deltas);
             // As in vLLM, a call that the client named ends as any text does.
@@ -177,6 +182,11 @@ impl Choice {
 
     pub fn generated_tokens(&self) -> u32 {
         self.generated
+    }
+
+    /// Tokens of the thought; `None`: the model is not known to think.
+    pub fn thought_tokens(&self) -> Option<u32> {
+        self.reply.as_ref().and(self.plan.reply.format.reasoning).map(|_| self.thought)
     }
 
     pub fn ended(&self) -> bool {

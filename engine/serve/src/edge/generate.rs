@@ -68,6 +68,7 @@ pub fn planned<'a>(
         stop_ids_max: limits.config.stop_ids_max,
         length_max: limits.length_max,
         answers: app.answers,
+        reply: app.reply,
     };
     let mut plan = Plan::new(endpoint, &request, &facts)?;
     plan.extra.adapter = request.model.as_deref().and_then(|model| app.adapters.key(model));
@@ -88,6 +89,7 @@ pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: Reques
     let reading = Reading {
         opening,
         guide: compiled.map(|compiled| (Arc::clone(&ready.guides), compiled)),
+        in_reasoning: app.answers.structured_in_reasoning,
         text: ready.text.clone(),
         vocabulary,
     };

@@ -14,15 +14,15 @@ use engine::sample::LogitMask;
 use engine_text::Text;
 use engine_text::reasoning::Opening;
 use http::StatusCode;
-use proto::openai::{PromptTokensDetails, RequestMetrics, Usage};
+use proto::openai::{CompletionTokensDetails, PromptTokensDetails, RequestMetrics, Usage};
 use tokio::sync::mpsc;
 
 use super::answer::ApiError;
 use super::choice::{Choice, Piece, Running};
 use super::plan::Plan;
-use super::prompt::Prompt;
+use super::prompt::{Prompt, text_error};
 use crate::edge::app::{App, Ready};
-use crate::guide::{Compiled, Guide, Guides};
+use crate::guide::{Budget, Compiled, Guide, Guides};
 use crate::metrics::Metrics;
 
 /// The choices over one queue, which holds at most what `max_tokens` allows, some hundred bytes a token.
@@ -46,15 +46,23 @@ pub struct Reading {
     pub opening: Opening,
     /// The form that outputs must have.
     pub guide: Option<(Arc<Guides>, Arc<Compiled>)>,
+    /// Whether it holds for the thought, too.
+    pub in_reasoning: bool,
     pub text: Text,
     pub vocabulary: usize,
 }
 
 impl Reading {
-    fn mask(&self, plan: &Plan) -> Option<Box<dyn LogitMask>> {
-        let (guides, compiled) = self.guide.as_ref()?;
+    fn mask(&self, plan: &Plan) -> Result<Option<Box<dyn LogitMask>>, ApiError> {
         let thought = plan.reply.format.reasoning.map(|format| (format, self.opening));
-        Some(Box::new(Guide::new(guides, compiled, &self.text, self.vocabulary, thought)))
+        let guide = |(guides, compiled): &(Arc<Guides>, Arc<Compiled>)| -> Box<dyn LogitMask> {
+            let thought = thought.filter(|_| !self.in_reasoning);
+            Box::new(Guide::new(guides, compiled, &self.text, self.vocabulary, thought))
+        };
+        let guide = self.guide.as_ref().map(guide);
+        let (Some(thought), Some(tokens_max)) = (thought, plan.reply.thought_tokens_max) else { return Ok(guide) };
+        let budget = Budget::new(&self.text, self.vocabulary, thought, tokens_max, guide).map_err(text_error)?;
+        Ok(Some(Box::new(budget)))
     }
 }
 
@@ -182,7 +190,7 @@ impl Generation {
             extra: plan.extra.clone(),
             sampling,
             extras: if index.is_multiple_of(door.n) { plan.extras.clone() } else { plan.extras_without_prompt() },
-            mask: door.reading.as_ref().and_then(|reading| reading.mask(plan)),
+            mask: door.reading.as_ref().map(|reading| reading.mask(plan)).transpose()?.flatten(),
             finish: plan.finish(prompt.len(), door.handle.limits().length_max),
             prompt,
             priority: plan.priority,
@@ -264,6 +272,8 @@ impl Generation {
         let prompt = firsts().map(Choice::prompt_tokens).fold(0, u32::saturating_add);
         let generated = self.choices.iter().map(Choice::generated_tokens).fold(0, u32::saturating_add);
         let mut usage = Usage::new(prompt, generated);
+        let thought: Option<u32> = self.choices.iter().map(Choice::thought_tokens).sum();
+        usage.completion_tokens_details = thought.map(|reasoning_tokens| CompletionTokensDetails { reasoning_tokens });
         if self.plan.shape.prompt_details {
             let cached_tokens = firsts().map(Choice::cached_tokens).fold(0, u32::saturating_add);
             usage.prompt_tokens_details = Some(PromptTokensDetails { cached_tokens });

@@ -19,7 +19,7 @@ use super::choice::{End, Piece};
 use super::generate::{self, Begun, Head};
 use super::generation::Generation;
 use super::http::read_body;
-use super::plan::Endpoint;
+use super::plan::{Endpoint, Plan};
 use super::stream::{self, Events};
 use super::whole::{self, Grown};
 use super::{prompt, work};
@@ -53,13 +53,13 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
     let Begun { head, plan, mut generation } = begun.await?;
     generation.part();
     if plan.shape.stream {
-        let events = MessageEvents { head, end: None, begun: false, block: None, index: 0, called: false };
+        let events = MessageEvents { head, plan, end: None, begun: false, block: None, index: 0, called: false };
         return stream::answer(generation, events).await;
     }
     let first = generate::first(&mut generation).await?;
     let grown = whole::gather(&mut generation, first).await?;
     let grown = grown.into_iter().next().unwrap_or_default();
-    Ok(json(StatusCode::OK, &render(&head, &generation, &grown)))
+    Ok(json(StatusCode::OK, &render(&head, &plan, &generation, &grown)))
 }
 
 async fn count(app: &Arc<App>, body: Body) -> Result<Response, ApiError> {
@@ -76,32 +76,33 @@ async fn count(app: &Arc<App>, body: Body) -> Result<Response, ApiError> {
 }
 
 /// What was thought, said and called, a block each; at least one.
-fn blocks(grown: &Grown) -> Vec<Value> {
+fn blocks(plan: &Plan, grown: &Grown) -> Vec<Value> {
     let mut blocks = Vec::new();
     if !grown.reasoning.is_empty() {
-        blocks.push(value!({ "type": "thinking", "thinking": grown.reasoning, "signature": "" }));
+        blocks.push(value!({ "type": "thinking", "thinking": grown.reasoning, "signature": signature() }));
     }
     if !grown.text.is_empty() || (blocks.is_empty() && grown.calls.is_empty()) {
         blocks.push(value!({ "type": "text", "text": grown.text }));
     }
     blocks.extend(grown.calls.iter().map(|call| {
         let input: Value = serde_json::from_str(&call.function.arguments).unwrap_or_else(|_| value!({}));
-        value!({ "type": "tool_use", "id": call_id(), "name": call.function.name, "input": input })
+        value!({ "type": "tool_use", "id": plan.reply.call_id(), "name": call.function.name, "input": input })
     }));
     blocks
 }
 
-fn call_id() -> String {
-    format!("chatcmpl-tool-{:032x}", rand::random::<u128>())
+/// What clients send back with a thought. Nothing is signed here, and nothing is checked.
+fn signature() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
-fn render(head: &Head, generation: &Generation, grown: &Grown) -> Value {
+fn render(head: &Head, plan: &Plan, generation: &Generation, grown: &Grown) -> Value {
     let (stop_reason, stop_sequence) = grown.end.as_ref().map_or((None, None), |end| stop(end, !grown.calls.is_empty()));
     value!({
         "id": head.id,
         "type": "message",
         "role": "assistant",
-        "content": blocks(grown),
+        "content": blocks(plan, grown),
         "model": &*head.model,
         "stop_reason": stop_reason,
         "stop_sequence": stop_sequence,
@@ -137,6 +138,7 @@ fn usage(usage: &Usage) -> Value {
 
 struct MessageEvents {
     head: Head,
+    plan: Arc<Plan>,
     begun: bool,
     /// Kind of the content block that is open.
     block: Option<&'static str>,
@@ -166,7 +168,7 @@ impl Events for MessageEvents {
             event(out, "message_start", &value!({ "type": "message_start", "message": message }));
         }
         if !piece.reasoning.is_empty() {
-            self.open(out, "thinking", || value!({ "type": "thinking", "thinking": "" }));
+            self.open(out, "thinking", || value!({ "type": "thinking", "thinking": "", "signature": "" }));
             self.delta(out, value!({ "type": "thinking_delta", "thinking": piece.reasoning }));
         }
         if !piece.text.is_empty() {
@@ -178,7 +180,8 @@ impl Events for MessageEvents {
                 Call::Call { name, .. } => {
                     self.called = true;
                     self.close(out);
-                    self.open(out, "tool_use", || value!({ "type": "tool_use", "id": call_id(), "name": name, "input": {} }));
+                    let id = self.plan.reply.call_id();
+                    self.open(out, "tool_use", || value!({ "type": "tool_use", "id": id, "name": name, "input": {} }));
                 }
                 Call::Arguments { fragment, .. } => {
                     self.delta(out, value!({ "type": "input_json_delta", "partial_json": fragment }));
@@ -222,7 +225,10 @@ impl MessageEvents {
     }
 
     fn close(&mut self, out: &mut BytesMut) {
-        if self.block.take().is_some() {
+        if let Some(kind) = self.block.take() {
+            if kind == "thinking" {
+                self.delta(out, value!({ "type": "signature_delta", "signature": signature() }));
+            }
             event(out, "content_block_stop", &value!({ "type": "content_block_stop", "index": self.index }));
             self.index += 1;
         }

@@ -6,6 +6,7 @@ use domain::ExtraKeys;
 use engine::request::{FinishRules, Sampling, SamplingExtras};
 use engine_assets::Generation;
 use engine_text::Text;
+use engine_text::reply::ReplyFormat;
 use proto::openai::Request;
 
 use super::answer::ApiError;
@@ -70,6 +71,8 @@ pub struct ModelFacts<'a> {
     /// Longest sequence, prompt and output.
     pub length_max: usize,
     pub answers: AnswerOptions,
+    /// How the model writes its thought and its tool calls.
+    pub reply: ReplyFormat,
 }
 
 /// A checked request, apart from its prompt.
@@ -112,7 +115,7 @@ impl Plan {
         let eos = if request.ignore_eos.unwrap_or(false) { Vec::new() } else { model.generation.eos.clone() };
         let sampling = sampling::sampling(request, model.generation)?;
         let (extras, logprobs) = extras::extras(endpoint, request, model)?;
-        let (spec, reply) = reply::read(endpoint, request, model.text)?;
+        let (spec, reply) = reply::read(endpoint, request, model.reply)?;
         Ok(Self {
             endpoint,
             n: choices(request, &sampling)?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use engine_text::reasoning::Opening;
-use engine_text::{ChatRequest, Text, TextError};
+use engine_text::{ChatRequest, Text, TextError, with_effort};
 use http::StatusCode;
 use proto::openai::{Prompt as Input, Request, TokenizeRequest};
 use serde_json::{Map, Value};
@@ -37,7 +37,7 @@ impl Conversation {
             add_generation_prompt: request.add_generation_prompt,
             continue_final_message: request.continue_final_message,
             template: request.chat_template,
-            kwargs: request.chat_template_kwargs,
+            kwargs: with_effort(request.chat_template_kwargs, request.reasoning_effort.as_deref()),
             add_special_tokens: request.add_special_tokens,
         }
     }

@@ -14,17 +14,21 @@ use serde_json::{Value, json as value};
 
 use super::answer::{ApiError, json};
 use super::choice::{End, Piece};
-use super::generate::{self, Begun};
+use super::generate::{self, Begun, Head};
 use super::generation::Generation;
 use super::http::read_body;
 use super::plan::{Endpoint, Plan};
 use super::stream::{self, Events};
-use super::{whole, work};
+use super::work;
 use crate::edge::app::App;
+use items::Items;
 use store::Stored;
 
+mod input;
+mod items;
 mod request;
 pub mod store;
+mod tools;
 
 pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     begin(&app, headers, body).await.unwrap_or_else(IntoResponse::into_response)
@@ -67,33 +71,69 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
         Ok((begun, asked, messages))
     });
     let (Begun { head, plan, mut generation }, asked, messages) = begun.await?;
+    generation.part();
     let response = Answer {
         id: head.id.replacen("chatcmpl-", "resp_", 1),
-        item: format!("msg_{:032x}", rand::random::<u128>()),
-        created: head.created,
-        model: head.model.to_string(),
         store: app.answers.responses_store && asked.store.unwrap_or(true),
+        head,
+        plan,
         app: Arc::clone(app),
         asked,
         messages,
     };
-    if plan.shape.stream {
-        let events = ResponseEvents { response, plan, sequence: 0, open: false, text: String::new(), end: None };
-        return stream::answer(generation, events).await;
+    let mut grown = Grown::default();
+    if response.plan.shape.stream {
+        return stream::answer(generation, ResponseEvents { response, grown, sequence: 0, begun: false }).await;
     }
-    let first = generate::first(&mut generation).await?;
-    let grown = whole::gather(&mut generation, first).await?.into_iter().next().unwrap_or_default();
-    let body = response.ended(&plan, &generation.usage(), &grown.text, grown.end.as_ref());
-    Ok(json(StatusCode::OK, &body))
+    let mut next = Some(Ok(generate::first(&mut generation).await?));
+    while let Some(piece) = next {
+        grown.take(&response, piece?.1);
+        // Whoever waits for the whole hears no events.
+        grown.items.events();
+        next = generation.next().await;
+    }
+    Ok(json(StatusCode::OK, &response.ended(&mut grown, &generation.usage())))
+}
+
+/// What has become of the answer so far.
+#[derive(Default)]
+struct Grown {
+    items: Items,
+    /// Log probabilities of tokens whose text is held back.
+    logprobs: Vec<Value>,
+    end: Option<End>,
+}
+
+impl Grown {
+    fn take(&mut self, response: &Answer, mut piece: Piece) {
+        self.end = self.end.take().or(piece.end.take());
+        if let Some(shown) = response.plan.logprobs.generated {
+            let told = response.head.speller(&response.plan).chat(&piece.logprobs, shown).content;
+            self.logprobs.extend(told.iter().map(|token| value!(token)));
+        }
+        // Tokens of thoughts and calls are told of nowhere.
+        let logprobs = match piece.text.is_empty() && piece.reasoning.is_empty() && piece.calls.is_empty() {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.logprobs),
+        };
+        self.items.take(piece, logprobs, || response.plan.reply.call_id());
+    }
+
+    /// The status of the answer.
+    fn status(&self) -> &'static str {
+        match self.end.as_ref().map(|end| end.finish_reason) {
+            Some("length") => "incomplete",
+            Some("abort") => "cancelled",
+            _ => "completed",
+        }
+    }
 }
 
 /// What every body of one answer says.
 struct Answer {
     id: String,
-    /// Id of the one message.
-    item: String,
-    created: u64,
-    model: String,
+    head: Head,
+    plan: Arc<Plan>,
     store: bool,
     app: Arc<App>,
     asked: ResponsesRequest,
@@ -101,12 +141,12 @@ struct Answer {
 }
 
 impl Answer {
-    fn body(&self, plan: &Plan, status: &str, output: Value, usage: Value, incomplete: Value) -> Value {
-        let asked = &self.asked;
+    fn body(&self, status: &str, output: &[Value], usage: Value, incomplete: Value) -> Value {
+        let (asked, plan) = (&self.asked, &self.plan);
         value!({
             "id": self.id,
             "object": "response",
-            "created_at": self.created,
+            "created_at": self.head.created,
             "status": status,
             "background": false,
             "incomplete_details": incomplete,
@@ -114,7 +154,7 @@ impl Answer {
             "max_output_tokens": plan.tokens_max,
             "max_tool_calls": asked.max_tool_calls,
             "metadata": asked.metadata,
-            "model": self.model,
+            "model": &*self.head.model,
             "output": output,
             "parallel_tool_calls": asked.parallel_tool_calls.unwrap_or(true),
             "previous_response_id": asked.previous_response_id,
@@ -126,7 +166,7 @@ impl Answer {
             "text": asked.text,
             "tool_choice": asked.tool_choice.clone().unwrap_or_else(|| "auto".into()),
             "tools": asked.tools.as_deref().unwrap_or_default(),
-            "top_logprobs": null,
+            "top_logprobs": asked.top_logprobs,
             "top_p": plan.sampling.top_p,
             "truncation": asked.truncation.as_deref().unwrap_or("disabled"),
             "usage": usage,
@@ -134,38 +174,31 @@ impl Answer {
         })
     }
 
-    fn part(text: &str) -> Value {
-        value!({ "type": "output_text", "text": text, "annotations": [], "logprobs": null })
-    }
-
-    fn message(&self, status: &str, content: Value) -> Value {
-        value!({ "type": "message", "id": self.item, "role": "assistant", "status": status, "content": content })
-    }
-
     /// The body of the answer that has ended; kept where answers are.
-    fn ended(&self, plan: &Plan, usage: &Usage, text: &str, end: Option<&End>) -> Value {
-        let (status, incomplete) = match end.map(|end| end.finish_reason) {
-            Some("length") => ("incomplete", value!({ "reason": "max_output_tokens" })),
-            Some("abort") => ("cancelled", Value::Null),
-            _ => ("completed", Value::Null),
-        };
+    fn ended(&self, grown: &mut Grown, usage: &Usage) -> Value {
+        let status = grown.status();
+        grown.items.end(if status == "completed" { status } else { "incomplete" });
+        let incomplete = if status == "incomplete" { value!({ "reason": "max_output_tokens" }) } else { Value::Null };
         let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
+        let reasoning = usage.completion_tokens_details.map_or(0, |details| details.reasoning_tokens);
         let usage = value!({
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": { "cached_tokens": cached, "cache_write_tokens": 0 },
             "output_tokens": usage.completion_tokens,
-            "output_tokens_details": { "reasoning_tokens": 0 },
+            "output_tokens_details": { "reasoning_tokens": reasoning },
             "total_tokens": usage.total_tokens,
         });
-        let output = value!([self.message(status, value!([Self::part(text)]))]);
-        let mut body = self.body(plan, status, output, usage, incomplete);
-        if let Some(kv_transfer) = end.and_then(|end| end.kv_transfer.as_ref()) {
+        let mut body = self.body(status, grown.items.done(), usage, incomplete);
+        if let Some(kv_transfer) = grown.end.as_ref().and_then(|end| end.kv_transfer.as_ref()) {
             body["kv_transfer_params"] = kv_transfer.clone();
         }
         if self.store {
             let mut messages = self.messages.clone();
-            messages.push(value!({ "role": "assistant", "content": text }));
-            self.app.responses.put(Stored { id: self.id.clone(), messages, body: body.clone() });
+            // Items of our own making are such as are taken back.
+            let taken = grown.items.done().iter().try_for_each(|item| input::push(&mut messages, 0, item));
+            if taken.is_ok() {
+                self.app.responses.put(Stored { id: self.id.clone(), messages, body: body.clone() });
+            }
         }
         body
     }
@@ -173,12 +206,10 @@ impl Answer {
 
 struct ResponseEvents {
     response: Answer,
-    plan: Arc<Plan>,
+    grown: Grown,
     sequence: u64,
-    /// The message was begun.
-    open: bool,
-    text: String,
-    end: Option<End>,
+    /// The answer was begun.
+    begun: bool,
 }
 
 impl ResponseEvents {
@@ -192,55 +223,40 @@ impl ResponseEvents {
         stream::event(out, &body);
     }
 
-    /// A body about the one text part.
-    fn of_part(&self, key: &str, content: impl Into<Value>) -> Value {
-        value!({ "item_id": self.response.item, "output_index": 0, "content_index": 0, key: content.into() })
-    }
-
-    fn open(&mut self, out: &mut BytesMut) {
-        if std::mem::replace(&mut self.open, true) {
+    fn begin(&mut self, out: &mut BytesMut) {
+        if std::mem::replace(&mut self.begun, true) {
             return;
         }
-        let body = self.response.body(&self.plan, "in_progress", value!([]), Value::Null, Value::Null);
+        let body = self.response.body("in_progress", &[], Value::Null, Value::Null);
         self.event(out, "response.created", value!({ "response": body }));
         self.event(out, "response.in_progress", value!({ "response": body }));
-        let item = self.response.message("in_progress", value!([]));
-        self.event(out, "response.output_item.added", value!({ "output_index": 0, "item": item }));
-        let part = self.of_part("part", Answer::part(""));
-        self.event(out, "response.content_part.added", part);
+    }
+
+    fn items(&mut self, out: &mut BytesMut) {
+        for event in self.grown.items.events() {
+            self.event(out, event.name, event.body);
+        }
     }
 }
 
 impl Events for ResponseEvents {
     fn piece(&mut self, out: &mut BytesMut, _: &Generation, _: u32, piece: Piece) {
-        self.open(out);
-        if !piece.text.is_empty() {
-            self.text.push_str(&piece.text);
-            let mut delta = self.of_part("delta", piece.text);
-            delta["logprobs"] = value!([]);
-            self.event(out, "response.output_text.delta", delta);
-        }
-        self.end = self.end.take().or(piece.end);
+        self.begin(out);
+        self.grown.take(&self.response, piece);
+        self.items(out);
     }
 
     fn end(&mut self, out: &mut BytesMut, generation: &Generation) {
-        let text = std::mem::take(&mut self.text);
-        let body = self.response.ended(&self.plan, &generation.usage(), &text, self.end.as_ref());
-        let mut done = self.of_part("text", text.as_str());
-        done["logprobs"] = value!([]);
-        self.event(out, "response.output_text.done", done);
-        let part = self.of_part("part", Answer::part(&text));
-        self.event(out, "response.content_part.done", part);
-        self.event(out, "response.output_item.done", value!({ "output_index": 0, "item": body["output"][0] }));
+        let body = self.response.ended(&mut self.grown, &generation.usage());
+        self.items(out);
         let name = if body["status"] == "incomplete" { "response.incomplete" } else { "response.completed" };
         self.event(out, name, value!({ "response": body }));
     }
 
     fn fail(&mut self, out: &mut BytesMut, error: &ApiError) {
-        self.open(out);
-        let detail = &error.body.error;
-        let mut body = self.response.body(&self.plan, "failed", value!([]), Value::Null, Value::Null);
-        body["error"] = value!({ "code": "server_error", "message": detail.message });
+        self.begin(out);
+        let mut body = self.response.body("failed", self.grown.items.done(), Value::Null, Value::Null);
+        body["error"] = value!({ "code": "server_error", "message": error.body.error.message });
         self.event(out, "response.failed", value!({ "response": body }));
     }
 }

@@ -44,6 +44,7 @@ pub enum NotCompiled {
 
 /// All grammars of a model.
 pub struct Guides {
+    text: Text,
     factory: Arc<OnceLock<Result<ParserFactory, String>>>,
     cache: Mutex<Cache<Arc<Compiled>>>,
     compiling: Arc<AtomicUsize>,
@@ -55,9 +56,10 @@ impl Guides {
     pub fn start(text: Text, vocabulary: usize, eos: Vec<u32>) -> Arc<Self> {
         let factory = Arc::new(OnceLock::new());
         let place = Arc::clone(&factory);
+        let of = text.clone();
         let body = move || {
             let begun = Instant::now();
-            let made = place.get_or_init(|| vocabulary::factory(&text, vocabulary, &eos));
+            let made = place.get_or_init(|| vocabulary::factory(&of, vocabulary, &eos));
             match made {
                 Ok(_) => tracing::debug!(
                     tokens = vocabulary,
@@ -71,6 +73,7 @@ impl Guides {
             drop(factory.set(Err(format!("no thread to lay out the vocabulary: {error}"))));
         }
         Arc::new(Self {
+            text,
             factory,
             cache: Mutex::new(Cache::new(CACHE_BYTES_MAX)),
             compiling: Arc::default(),
@@ -84,11 +87,11 @@ impl Guides {
 
     /// The grammar of `spec`, made anew or remembered. Blocks, for [`COMPILE_TIMEOUT`] at most.
     pub fn compile(&self, spec: &Spec) -> Result<Arc<Compiled>, NotCompiled> {
-        let key = format!("{spec:?}");
+        let key = format!("{:?} {:?}", spec.form, spec.space);
         if let Some(known) = self.cache().get(&key) {
             return Ok(known);
         }
-        let grammar = grammar::of(spec)?;
+        let grammar = grammar::of(spec, &self.text)?;
         let place = Place::take(&self.compiling).ok_or(NotCompiled::Busy)?;
         let factory = Arc::clone(&self.factory);
         let (result, compiled) = channel();
@@ -103,7 +106,7 @@ impl Guides {
             };
             drop(result.send(made));
         };
-        let refused = |what: String| NotCompiled::Refused(SpecError::new(spec.param(), what));
+        let refused = |what: String| NotCompiled::Refused(SpecError::new(spec.param, what));
         let spawned = std::thread::Builder::new().name("grammar-compile".into()).stack_size(STACK_BYTES).spawn(body);
         spawned.map_err(|_| NotCompiled::Busy)?;
         match compiled.recv_timeout(COMPILE_TIMEOUT) {

@@ -1,6 +1,8 @@
 //! What a request says of its output's form: `response_format`, `structured_outputs` or `tool_choice`, as one checked noun.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use super::structural::{self, Part};
 
 /// Longest text of one form, in bytes: a schema, a grammar, a regular expression, all choices together.
 const TEXT_BYTES_MAX: usize = 256 << 10;
@@ -10,8 +12,6 @@ const REGEX_BYTES_MAX: usize = 16 << 10;
 const DEPTH_MAX: usize = 64;
 /// Most choices.
 const CHOICES_MAX: usize = 4096;
-/// Most structures of structural tags.
-const STRUCTURES_MAX: usize = 256;
 
 /// The form of an output.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Spec {
     pub form: Form,
     /// White space between JSON's tokens; only where the form is JSON.
     pub space: Space,
+    /// The parameter that asked, to name where the form turns out to be impossible.
+    pub param: &'static str,
 }
 
 /// Exactly one of these.
@@ -30,17 +32,8 @@ pub enum Form {
     Choice(Vec<String>),
     /// A grammar in llguidance's Lark dialect, or in GBNF.
     Grammar(String),
-    /// Free text with JSON between tags.
-    Tags(Vec<Tag>),
-}
-
-/// From `begin` to `end`, behind free text that ends with `trigger`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tag {
-    pub trigger: String,
-    pub begin: String,
-    pub schema: Value,
-    pub end: String,
+    /// Free text with tags in it.
+    Tags(Part),
 }
 
 /// White space in JSON.
@@ -70,19 +63,8 @@ impl SpecError {
 }
 
 impl Spec {
-    /// The parameter to name where the form turns out to be impossible.
-    pub fn param(&self) -> &'static str {
-        match self.form {
-            Form::Json(_) => "response_format",
-            Form::Regex(_) => "structured_outputs.regex",
-            Form::Choice(_) => "structured_outputs.choice",
-            Form::Grammar(_) => "structured_outputs.grammar",
-            Form::Tags(_) => "response_format.structures",
-        }
-    }
-
-    fn any(form: Form) -> Self {
-        Self { form, space: Space::Any }
+    pub(super) fn any(param: &'static str, form: Form) -> Self {
+        Self { form, space: Space::Any, param }
     }
 
     /// The form that a request asks for, if it does. `response_format` and `structured_outputs` exclude each other.
@@ -96,73 +78,6 @@ impl Spec {
             (spec, None) | (None, spec) => Ok(spec),
         }
     }
-
-    /// The form of a reply that must be a call of one of `tools`: a list of `{"name", "parameters"}`, as vLLM makes it.
-    pub fn of_required_tools(tools: &[Value], parallel: bool) -> Result<Self, SpecError> {
-        let mut calls = Vec::with_capacity(tools.len());
-        let mut definitions = Map::new();
-        for (index, tool) in tools.iter().enumerate() {
-            let (name, mut parameters) = function(tool, &format!("tools[{index}]"))?;
-            // What a schema defines for itself is found from the root.
-            if let Some(Value::Object(own)) = parameters.as_object_mut().and_then(|schema| schema.remove("$defs")) {
-                for (key, definition) in own {
-                    if definitions.get(&key).is_some_and(|known| *known != definition) {
-                        let what = format!("two tools define {key:?} under `$defs`, and not alike");
-                        return Err(SpecError::new(format!("tools[{index}].function.parameters"), what));
-                    }
-                    definitions.insert(key, definition);
-                }
-            }
-            calls.push(json!({
-                "type": "object",
-                "properties": {"name": {"const": name}, "parameters": parameters},
-                "required": ["name", "parameters"],
-                "additionalProperties": false,
-            }));
-        }
-        if calls.is_empty() {
-            return Err(SpecError::new("tools", "a call is required, and there is no tool to call"));
-        }
-        let mut schema = json!({"type": "array", "minItems": 1, "items": {"anyOf": calls}});
-        if !parallel {
-            schema["maxItems"] = 1.into();
-        }
-        if !definitions.is_empty() {
-            schema["$defs"] = Value::Object(definitions);
-        }
-        check_schema("tools", &schema)?;
-        Ok(Self::any(Form::Json(schema)))
-    }
-
-    /// The form of a reply that is the arguments of the function `name`.
-    pub fn of_named_tool(tools: &[Value], name: &str) -> Result<Self, SpecError> {
-        for (index, tool) in tools.iter().enumerate() {
-            let (known, parameters) = function(tool, &format!("tools[{index}]"))?;
-            if known == name {
-                check_schema("tools", &parameters)?;
-                return Ok(Self::any(Form::Json(parameters)));
-            }
-        }
-        Err(SpecError::new("tool_choice", format!("no tool is called {name:?}")))
-    }
-}
-
-/// A tool's name, and the schema of its parameters.
-fn function(tool: &Value, place: &str) -> Result<(String, Value), SpecError> {
-    let function = tool.get("function").unwrap_or(tool);
-    let Some(name) = function.get("name").and_then(Value::as_str) else {
-        return Err(SpecError::new(place, "has no function with a name"));
-    };
-    let parameters = match function.get("parameters") {
-        None | Some(Value::Null) => json!({"type": "object", "properties": {}}),
-        Some(schema @ Value::Object(fields)) if fields.is_empty() || fields.contains_key("type") => match fields.is_empty() {
-            true => json!({"type": "object"}),
-            false => schema.clone(),
-        },
-        Some(schema @ Value::Object(_)) => schema.clone(),
-        Some(_) => return Err(SpecError::new(format!("{place}.function.parameters"), "is no JSON schema")),
-    };
-    Ok((name.to_owned(), parameters))
 }
 
 fn of_response_format(format: &Value) -> Result<Option<Spec>, SpecError> {
@@ -175,43 +90,53 @@ fn of_response_format(format: &Value) -> Result<Option<Spec>, SpecError> {
             let schema = format.get("json_schema").and_then(|json_schema| json_schema.get("schema"));
             Form::Json(schema_of(&format!("{PARAM}.json_schema.schema"), schema.unwrap_or(&Value::Null))?)
         }
-        "structural_tag" => Form::Tags(tags(PARAM, format)?),
+        "structural_tag" => Form::Tags(structural::read(PARAM, format)?),
         _ => {
             let what = "must be \"text\", \"json_object\", \"json_schema\" or \"structural_tag\"";
             return Err(SpecError::new(format!("{PARAM}.type"), what));
         }
     };
-    Ok(Some(Spec::any(form)))
+    Ok(Some(Spec::any(PARAM, form)))
 }
+
+/// The forms of `structured_outputs`, and the parameter that asks for each.
+const OUTPUTS: [(&str, &str); 6] = [
+    ("json", "structured_outputs.json"),
+    ("regex", "structured_outputs.regex"),
+    ("choice", "structured_outputs.choice"),
+    ("grammar", "structured_outputs.grammar"),
+    ("json_object", "structured_outputs.json_object"),
+    ("structural_tag", "structured_outputs.structural_tag"),
+];
 
 fn of_structured_outputs(outputs: &Value) -> Result<Spec, SpecError> {
     const PARAM: &str = "structured_outputs";
     let Value::Object(fields) = outputs else { return Err(SpecError::new(PARAM, "is not an object")) };
-    let kinds = ["json", "regex", "choice", "grammar", "json_object", "structural_tag"];
-    let asks = |kind: &&&str| match fields.get(**kind) {
+    let asks = |(kind, _): &&(&str, &str)| match fields.get(*kind) {
         None | Some(Value::Null) => false,
-        Some(value) => **kind != "json_object" || *value == Value::Bool(true),
+        Some(value) => *kind != "json_object" || *value == Value::Bool(true),
     };
-    let asked: Vec<&str> = kinds.iter().filter(asks).copied().collect();
-    let [kind] = asked[..] else {
-        let got = if asked.is_empty() { "none of them".to_owned() } else { asked.join(" and ") };
-        return Err(SpecError::new(PARAM, format!("must hold exactly one of {}, and holds {got}", kinds.join(", "))));
+    let asked: Vec<(&str, &'static str)> = OUTPUTS.iter().filter(asks).copied().collect();
+    let [(kind, param)] = asked[..] else {
+        let names = |of: &[(&str, &str)], between: &str| of.iter().map(|(kind, _)| *kind).collect::<Vec<_>>().join(between);
+        let got = if asked.is_empty() { "none of them".to_owned() } else { names(&asked, " and ") };
+        return Err(SpecError::new(PARAM, format!("must hold exactly one of {}, and holds {got}", names(&OUTPUTS, ", "))));
     };
-    let (param, value) = (format!("{PARAM}.{kind}"), &fields[kind]);
+    let value = &fields[kind];
     let form = match kind {
-        "json" => Form::Json(schema_of(&param, value)?),
+        "json" => Form::Json(schema_of(param, value)?),
         "json_object" => Form::Json(json!({"type": "object"})),
-        "regex" => Form::Regex(regex(&param, value)?),
-        "choice" => Form::Choice(choices(&param, value)?),
-        "grammar" => Form::Grammar(text(&param, value, TEXT_BYTES_MAX)?),
-        _ => Form::Tags(tags(&param, &parsed(&param, value)?)?),
+        "regex" => Form::Regex(regex(param, value)?),
+        "choice" => Form::Choice(choices(param, value)?),
+        "grammar" => Form::Grammar(text(param, value, TEXT_BYTES_MAX)?),
+        _ => Form::Tags(structural::read(param, &parsed(param, value)?)?),
     };
     let space = match (fields.get("disable_any_whitespace"), fields.get("whitespace_pattern")) {
         (_, Some(pattern @ Value::String(_))) => Space::Pattern(regex(&format!("{PARAM}.whitespace_pattern"), pattern)?),
         (Some(Value::Bool(true)), _) => Space::None,
         _ => Space::Any,
     };
-    Ok(Spec { form, space })
+    Ok(Spec { form, space, param })
 }
 
 fn text(param: &str, value: &Value, bytes_max: usize) -> Result<String, SpecError> {
@@ -237,7 +162,7 @@ fn text(param: &str, value: &Value, bytes_max: usize) -> Result<String, SpecErro
     Ok(text.to_owned())
 }
 
-fn regex(param: &str, value: &Value) -> Result<String, SpecError> {
+pub(super) fn regex(param: &str, value: &Value) -> Result<String, SpecError> {
     let text = text(param, value, REGEX_BYTES_MAX)?;
     // Anchors say what is so in any case: the whole output matches.
     let text = text.strip_prefix('^').unwrap_or(&text);
@@ -282,7 +207,7 @@ fn schema_of(param: &str, value: &Value) -> Result<Value, SpecError> {
     Ok(schema)
 }
 
-fn check_schema(param: &str, schema: &Value) -> Result<(), SpecError> {
+pub(super) fn check_schema(param: &str, schema: &Value) -> Result<(), SpecError> {
     if !matches!(schema, Value::Object(_) | Value::Bool(_)) {
         return Err(SpecError::new(param, "is no JSON schema"));
     }
@@ -304,33 +229,4 @@ fn depth(value: &Value) -> usize {
         Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
-}
-
-/// `{"structures": [{"begin", "schema", "end"}], "triggers": […]}`, in vLLM's first form of structural tags.
-fn tags(param: &str, value: &Value) -> Result<Vec<Tag>, SpecError> {
-    if value.get("format").is_some() {
-        let what = "structural tags in the form of `format` are not served; use `structures` and `triggers`";
-        return Err(SpecError::new(param, what));
-    }
-    let list = |key: &str| {
-        let list = value.get(key).and_then(Value::as_array).filter(|list| (1..=STRUCTURES_MAX).contains(&list.len()));
-        list.ok_or_else(|| SpecError::new(format!("{param}.{key}"), format!("is not a list of 1 to {STRUCTURES_MAX}")))
-    };
-    let (structures, triggers) = (list("structures")?, list("triggers")?);
-    let triggers: Vec<&str> = triggers.iter().filter_map(Value::as_str).filter(|trigger| !trigger.is_empty()).collect();
-    let tag = |(index, structure): (usize, &Value)| {
-        let place = format!("{param}.structures[{index}]");
-        let text = |key: &str| {
-            let text = structure.get(key).and_then(Value::as_str).map(str::to_owned);
-            text.ok_or_else(|| SpecError::new(format!("{place}.{key}"), "is not a string"))
-        };
-        let (begin, end) = (text("begin")?, text("end")?);
-        let Some(trigger) = triggers.iter().find(|trigger| begin.starts_with(**trigger)) else {
-            return Err(SpecError::new(format!("{place}.begin"), "begins with none of the triggers"));
-        };
-        let schema = structure.get("schema").cloned().unwrap_or(json!({"type": "object"}));
-        check_schema(&format!("{place}.schema"), &schema)?;
-        Ok(Tag { trigger: (*trigger).to_owned(), begin, schema, end })
-    };
-    structures.iter().enumerate().map(tag).collect()
 }

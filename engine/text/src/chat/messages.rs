@@ -103,8 +103,9 @@ fn tool_calls(message: &Map<String, Value>, place: &str) -> Result<ToolCalls, Te
     Ok(ToolCalls::Parsed(parsed.collect::<Result<_, _>>()?))
 }
 
-/// Arguments are JSON in a string on the wire, and an object in templates. Agents send `""` and `"null"` for none.
-fn arguments(arguments: Option<&Value>) -> Result<Map<String, Value>, String> {
+/// A call's arguments: JSON in a string on the wire, and an object in templates. Agents send `""` and `"null"` for none. The error is
+/// what the call has.
+pub fn arguments(arguments: Option<&Value>) -> Result<Map<String, Value>, String> {
     let parsed = match arguments {
         None | Some(Value::Null) => return Ok(Map::new()),
         Some(Value::Object(object)) => return Ok(object.clone()),

@@ -7,6 +7,7 @@ use engine_assets::{SpecialToken, TextAssets};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Template};
+use serde_json::{Map, Value as Json};
 
 use super::ChatRequest;
 use super::deep::{FUEL, MAX_TEMPLATE_BYTES, SHALLOW_FUEL, on_deep_stack};
@@ -29,6 +30,10 @@ pub(crate) struct Templates {
     deep: Environment<'static>,
     default: Option<Compiled>,
     tools: Option<Compiled>,
+    /// What templates see as `content`, where it was said.
+    content_parts: Option<bool>,
+    /// Variables that requests need not set.
+    defaults: Result<Map<String, Json>, TextError>,
     special_tokens: Vec<(&'static str, String)>,
 }
 
@@ -60,11 +65,16 @@ impl Templates {
             tokens.into_iter().filter_map(|(name, token)| token.as_ref().map(|token| (name, token.text.clone()))).collect();
         let mut shallow = deep.clone();
         shallow.set_fuel(Some(SHALLOW_FUEL));
-        Self { shallow, deep, default, tools, special_tokens }
+        Self { shallow, deep, default, tools, content_parts: assets.content_parts, defaults: defaults(assets), special_tokens }
     }
 
     pub fn has_default(&self) -> bool {
         self.default.is_some()
+    }
+
+    /// Variables that hold where a request does not set them.
+    pub fn defaults(&self) -> Result<&Map<String, Json>, TextError> {
+        self.defaults.as_ref().map_err(TextError::clone)
     }
 
     /// `bos_token` and its like, by the names that templates use.
@@ -79,9 +89,10 @@ impl Templates {
 
     /// Does the template for this request expect `content` as a list of parts?
     pub fn goes_through_parts(&self, request: &ChatRequest<'_>) -> bool {
-        match request.template {
-            Some(source) => goes_through_parts(source),
-            None => self.own(request).is_some_and(|template| template.goes_through_parts),
+        match (self.content_parts, request.template) {
+            (Some(parts), _) => parts,
+            (None, Some(source)) => goes_through_parts(source),
+            (None, None) => self.own(request).is_some_and(|template| template.goes_through_parts),
         }
     }
 
@@ -107,6 +118,12 @@ impl Templates {
             rendered => rendered.map_err(|error| failed(&error)),
         }
     }
+}
+
+/// What the assets say of variables.
+fn defaults(assets: &TextAssets) -> Result<Map<String, Json>, TextError> {
+    let Some(text) = &assets.template_kwargs else { return Ok(Map::new()) };
+    serde_json::from_str(text).map_err(|error| TextError::Template(format!("its default variables are no JSON object: {error}")))
 }
 
 fn check_size(source: &str) -> Result<(), TextError> {

@@ -19,7 +19,7 @@ pub(super) fn variables(templates: &Templates, request: &ChatRequest<'_>) -> Res
     variables.push(("tools", list(request.tools)));
     variables.push(("documents", list(request.documents)));
     variables.push(("add_generation_prompt", Jinja::from(request.add_generation_prompt)));
-    for (name, value) in request.kwargs.into_iter().flatten() {
+    for (name, value) in templates.defaults()?.iter().chain(request.kwargs.into_iter().flatten()) {
         if RESERVED.contains(&name.as_str()) {
             return Err(TextError::request(
                 format!("chat_template_kwargs.{name}"),

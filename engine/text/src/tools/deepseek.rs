@@ -19,6 +19,7 @@ pub(super) const V3: ToolFormat = ToolFormat {
         static SHAPE: Shape = Shape { open: OPEN, name: behind_separator, close: CLOSE, end: END };
         Box::new(Named::new(&SHAPE))
     },
+    envelope: None,
     short_ids: false,
 };
 
@@ -32,6 +33,7 @@ pub(super) const V31: ToolFormat = ToolFormat {
         static SHAPE: Shape = Shape { open: OPEN, name: before_separator, close: CLOSE, end: END };
         Box::new(Named::new(&SHAPE))
     },
+    envelope: None,
     short_ids: false,
 };
 

@@ -13,6 +13,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     bare: &[],
     signs: &[&["<start_function_call>"]],
     region: |tools| Box::new(Whole::new("<end_function_call>", read, tools)),
+    envelope: None,
     short_ids: false,
 };
 

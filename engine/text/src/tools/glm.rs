@@ -11,6 +11,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     bare: &[],
     signs: &[&["<tool_call>", "<arg_key>"]],
     region: |tools| Box::new(Whole::new("</tool_call>", read, tools)),
+    envelope: None,
     short_ids: false,
 };
 

@@ -14,6 +14,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
         static SHAPE: Shape = Shape { open: OPEN, name, close: "<|tool_call_end|>", end: "<|tool_calls_section_end|>" };
         Box::new(Named::new(&SHAPE))
     },
+    envelope: None,
     short_ids: false,
 };
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::object::{Grown, Object, Rules};
-use super::{Calls, Region, Step, ToolFormat};
+use super::{Calls, Envelope, Region, Step, ToolFormat};
 use crate::marker::{Found, Search};
 
 /// How the objects stand.
@@ -25,6 +25,9 @@ const BARE: Rules = Rules { arguments_required: true, known_keys_only: true };
 
 macro_rules! format {
     ($names:expr, $opens:expr, $bare:expr, $signs:expr, $shape:expr) => {
+        format!($names, $opens, $bare, $signs, $shape, None)
+    };
+    ($names:expr, $opens:expr, $bare:expr, $signs:expr, $shape:expr, $envelope:expr) => {
         ToolFormat {
             names: $names,
             opens: $opens,
@@ -34,6 +37,7 @@ macro_rules! format {
                 static SHAPE: Shape = $shape;
                 Box::new(Listed::new(&SHAPE))
             },
+            envelope: $envelope,
             short_ids: false,
         }
     };
@@ -45,7 +49,13 @@ pub(super) const HERMES: ToolFormat = format!(
     &["<tool_call>", "<longcat_tool_call>"],
     &[],
     &[&["<tool_call>"]],
-    Shape { list: true, single: true, close: "</tool_call>", separator: None, rules: MARKED }
+    Shape { list: true, single: true, close: "</tool_call>", separator: None, rules: MARKED },
+    Some(Envelope {
+        trigger: "<tool_call>",
+        before: "<tool_call>\n{\"name\": ",
+        between: ", \"arguments\": ",
+        behind: "}\n</tool_call>",
+    })
 );
 
 /// Llama 3.1 and later: the object alone, with or without `<|python_tag|>`, more behind semicolons.
@@ -54,7 +64,8 @@ pub(super) const LLAMA3_JSON: ToolFormat = format!(
     &["<|python_tag|>"],
     &['{'],
     &[&["<|python_tag|>"], &["<|start_header_id|>", "\"parameters\": "]],
-    Shape { list: false, single: true, close: "", separator: Some(';'), rules: BARE }
+    Shape { list: false, single: true, close: "", separator: Some(';'), rules: BARE },
+    Some(Envelope { trigger: "{\"name\": ", before: "{\"name\": ", between: ", \"parameters\": ", behind: "}" })
 );
 
 /// Granite 3: a list behind `<|tool_call|>` (3.0) or `<tool_call>` (3.1).

@@ -13,6 +13,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
         static SHAPE: Shape = Shape { open: "", name, close: "", end: "" };
         Box::new(Mistral { at: At::Begin, listed: Listed::new(&MISTRAL_LIST), named: Named::new(&SHAPE) })
     },
+    envelope: None,
     short_ids: true,
 };
 

@@ -10,6 +10,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     bare: &['['],
     signs: &[],
     region: |_| Box::new(Pythonic::new()),
+    envelope: None,
     short_ids: false,
 };
 
@@ -19,6 +20,7 @@ pub(super) const LLAMA4: ToolFormat = ToolFormat {
     bare: &['['],
     signs: &[&["<|python_start|>"]],
     region: |_| Box::new(Pythonic::new()),
+    envelope: None,
     short_ids: false,
 };
 

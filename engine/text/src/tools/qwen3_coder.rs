@@ -22,6 +22,7 @@ pub(super) const FORMAT: ToolFormat = ToolFormat {
     bare: &[],
     signs: &[&[FUNCTION, PARAMETER]],
     region: |tools| Box::new(Coder::new(tools)),
+    envelope: None,
     short_ids: false,
 };
 

@@ -13,6 +13,8 @@ fn assets(tokenizer: TokenizerSource) -> TextAssets {
         tokenizer,
         chat_template: None,
         tool_template: None,
+        template_kwargs: None,
+        content_parts: None,
         bos: None,
         eos: None,
         pad: None,

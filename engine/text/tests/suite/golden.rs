@@ -105,6 +105,8 @@ pub fn sentence_piece() -> Text {
         tokenizer: TokenizerSource::Gguf(tokenizer),
         chat_template: None,
         tool_template: None,
+        template_kwargs: None,
+        content_parts: None,
         bos: special("<s>", 1),
         eos: special("</s>", 2),
         pad: None,

@@ -1,5 +1,6 @@
 //! A request of the Messages API as a chat: the same conversation in the form that templates read.
 
+use engine_text::call_arguments;
 use proto::anthropic::MessagesRequest;
 use proto::openai::{Request, Stop};
 use serde_json::{Map, Value, json};
@@ -22,9 +23,15 @@ pub fn chat(request: MessagesRequest, counts_only: bool) -> Result<Request, ApiE
     if !counts_only && request.max_tokens.is_none_or(|max| max < 1) {
         return wrong("max_tokens", "`max_tokens` is missing; it must be at least 1.".into());
     }
-    if request.thinking.as_ref().is_some_and(|thinking| thinking["type"] == "enabled") {
-        return wrong("thinking", "This engine does not serve a budget of `thinking`; leave it out, or make it adaptive.".into());
-    }
+    let thinking = request.thinking.as_ref().filter(|thinking| !thinking.is_null());
+    let budget = match thinking.map(|thinking| thinking["type"].as_str()) {
+        None | Some(Some("disabled" | "adaptive")) => None,
+        Some(Some("enabled")) => thinking.and_then(|thinking| thinking.get("budget_tokens").cloned()),
+        Some(_) => return wrong("thinking", "`thinking.type` must be \"enabled\", \"disabled\" or \"adaptive\".".into()),
+    };
+    // As vLLM: no thought is an effort of none, and an effort that is given is the last word.
+    let disabled = thinking.is_some_and(|thinking| thinking["type"] == "disabled").then_some("none");
+    let effort = request.output_config.as_ref().and_then(|config| config["effort"].as_str()).or(disabled);
     let mut system = String::new();
     request.system.iter().for_each(|content| push_system(&mut system, content));
     let mut turns = Vec::with_capacity(messages.len() + 1);
@@ -49,6 +56,8 @@ pub fn chat(request: MessagesRequest, counts_only: bool) -> Result<Request, ApiE
         temperature: request.temperature,
         top_k: request.top_k,
         top_p: request.top_p,
+        thinking_token_budget: budget,
+        reasoning_effort: effort.map(str::to_owned),
         tool_choice: request.tool_choice.as_ref().filter(|_| tools.is_some()).map(tool_choice),
         parallel_tool_calls: request.tool_choice.as_ref().map(|choice| choice["disable_parallel_tool_use"] != true),
         tools,
@@ -92,10 +101,12 @@ fn turn(turns: &mut Vec<Value>, i: usize, role: &str, content: &Value) -> Result
             Some("text") => texts.extend(block["text"].as_str().filter(|text| !text.is_empty())),
             Some("thinking") => thought.push_str(block["thinking"].as_str().unwrap_or_default()),
             Some("redacted_thinking" | "tool_reference") => {}
-            Some("tool_use") => calls.push(json!({
-                "id": block["id"], "type": "function",
-                "function": {"name": block["name"], "arguments": arguments(&block["input"])},
-            })),
+            Some("tool_use") => {
+                let arguments = call_arguments(block.get("input"))
+                    .map_err(|what| ApiError::parameter("messages", format!("`messages[{i}].content[{j}]` {what}.")))?;
+                let function = json!({"name": block["name"], "arguments": Value::Object(arguments).to_string()});
+                calls.push(json!({"id": block["id"], "type": "function", "function": function}));
+            }
             Some("tool_result") => {
                 turns.push(json!({"role": "tool", "tool_call_id": block["tool_use_id"], "content": result(&block["content"])}));
             }
@@ -120,11 +131,6 @@ fn turn(turns: &mut Vec<Value>, i: usize, role: &str, content: &Value) -> Result
     }
     turns.push(turn.into());
     Ok(())
-}
-
-/// A call's input as JSON text.
-fn arguments(input: &Value) -> String {
-    if input.is_null() { "{}".into() } else { input.to_string() }
 }
 
 fn result(content: &Value) -> String {

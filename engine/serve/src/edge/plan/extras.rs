@@ -75,12 +75,21 @@ pub fn extras(endpoint: Endpoint, request: &Request, model: &ModelFacts<'_>) -> 
         prompt: request.prompt_logprobs.is_some(),
         as_ids: request.return_tokens_as_token_ids.unwrap_or(model.answers.return_tokens_as_token_ids),
     };
+    let min_tokens = min_tokens(endpoint, request)?;
     let extras = SamplingExtras {
         presence_penalty: within("presence_penalty", request.presence_penalty, -2.0, 2.0, 0.0)?,
         frequency_penalty: within("frequency_penalty", request.frequency_penalty, -2.0, 2.0, 0.0)?,
         repetition_penalty: repetition(request, model)?,
         logit_bias: logit_bias(request, model)?,
-        min_tokens: min_tokens(endpoint, request)?,
+        min_tokens,
+        // Where nothing is ruled out, the extras stay empty.
+        ignored_eos: model
+            .generation
+            .eos
+            .iter()
+            .copied()
+            .filter(|_| min_tokens > 0 && request.ignore_eos == Some(true))
+            .collect(),
         bad_words: bad_words(request, model)?,
         allowed_token_ids: allowed(request, model)?,
         logprobs: logprobs.filter(|_| logprob_token_ids.is_empty()),

@@ -10,7 +10,8 @@ fn plan(endpoint: Endpoint, body: Value) -> Result<Plan, ApiError> {
     let scripted = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/scripted/model.gguf");
     let assets = engine_assets::open(std::path::Path::new(scripted)).expect("a good model");
     let text = &Text::new(&assets.text).expect("a good tokenizer");
-    let model = ModelFacts { text, generation: &generation, vocabulary: 320, stop_ids_max: 4, length_max: 512, answers };
+    let reply = ReplyFormat::of(&assets.text);
+    let model = ModelFacts { text, generation: &generation, vocabulary: 320, stop_ids_max: 4, length_max: 512, answers, reply };
     let mut request: Request = proto::openai::read(body.to_string().as_bytes())?;
     match endpoint {
         Endpoint::Chat => request.messages = request.messages.or(Some(vec![json!({"role": "user", "content": "a"})])),

@@ -8,6 +8,7 @@ use engine::backend::fake::{Fake, RealTime, Speed};
 use engine::request::{FinishReason, Finished, Output};
 use engine_assets::Generation as Defaults;
 use engine_text::Text;
+use engine_text::reply::ReplyFormat;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -67,6 +68,7 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
         stop_ids_max: 4,
         length_max: 64,
         answers,
+        reply: ReplyFormat::default(),
     };
     let plan = Arc::new(Plan::new(Endpoint::Completion, &request, &facts).expect("a good request"));
     let (sender, receiver) = mpsc::unbounded_channel();

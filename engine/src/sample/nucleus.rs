@@ -1,0 +1,131 @@
+//! Top-p where it keeps many tokens: a draw from them without sorting them.
+//!
+//! ```text
+//!   weights ──▶ added up by stretches of logits below the largest ──▶ the stretch in which they reach top-p
+//!           ──▶ its tokens alone are selected from; all before it are kept, in order of ids
+//! ```
+//! The set is that of the definition, the smallest of the most likely tokens that weighs enough. The order in which the draw walks it is
+//! this one, which depends on the logits alone.
+
+use super::choose::{Candidate, by_rank, walk};
+use super::pass::{BLOCK, LANES, Weigh};
+
+/// Stretches per temperature, and how many of them hold all that weighs anything.
+const STRETCHES: usize = 32;
+const STRETCHES_MAX: usize = 88 * STRETCHES;
+/// Candidates that are sorted.
+const SORTED_MAX: usize = 64;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Nucleus {
+    /// Of each logit, its weight, and in which stretch it is.
+    weights: Vec<f32>,
+    stretch_of: Vec<u16>,
+    /// Weight of all in a stretch.
+    stretches: Vec<f64>,
+    /// Of each block, the weight of what is kept in any case.
+    sums: Vec<f64>,
+}
+
+impl Nucleus {
+    /// The token that the share `draw` of the smallest set falls on that weighs `wanted`. `candidates` is scratch space.
+    pub fn draw(&mut self, logits: &[f32], weigh: Weigh, wanted: f64, draw: f64, candidates: &mut Vec<Candidate>) -> Option<u32> {
+        let last = self.measure(logits, weigh, wanted);
+        let sure = self.add_up(last);
+        candidates.clear();
+        let tokens = (0..).zip(logits).zip(&self.stretch_of).filter(|(_, stretch)| **stretch == last);
+        candidates.extend(tokens.map(|((token, &logit), _)| Candidate { logit, token }));
+        let kept = select(candidates, weigh, wanted - sure);
+        let rest: f64 = candidates[..kept].iter().map(|candidate| f64::from(weigh.weight(candidate.logit))).sum();
+        let target = draw * (sure + rest);
+        if target < sure { self.walk(last, target) } else { walk(candidates[..kept].iter().copied(), weigh, target - sure) }
+    }
+
+    /// Weighs the logits and finds the stretch in which they reach `wanted`.
+    fn measure(&mut self, logits: &[f32], weigh: Weigh, wanted: f64) -> u16 {
+        let per_logit = weigh.inverse * STRETCHES as f32;
+        self.weights.clear();
+        self.weights.extend(logits.iter().map(|&logit| weigh.weight(logit)));
+        self.stretch_of.clear();
+        self.stretch_of.extend(logits.iter().map(|&logit| ((weigh.max - logit) * per_logit).min(STRETCHES_MAX as f32) as u16));
+        self.stretches.clear();
+        self.stretches.resize(STRETCHES_MAX + 1, 0.0);
+        for (&weight, &stretch) in self.weights.iter().zip(&self.stretch_of) {
+            self.stretches[usize::from(stretch)] += f64::from(weight);
+        }
+        let mut reached = 0.0;
+        let last = self.stretches.iter().position(|&weight| {
+            reached += weight;
+            reached >= wanted
+        });
+        last.unwrap_or(STRETCHES_MAX) as u16
+    }
+
+    /// Fills `sums` with the weight of each block's tokens before the stretch `last`, and returns that of all.
+    fn add_up(&mut self, last: u16) -> f64 {
+        self.sums.clear();
+        for (weights, stretches) in self.weights.chunks(BLOCK).zip(self.stretch_of.chunks(BLOCK)) {
+            let mut sum = [0.0f32; LANES];
+            let ((weights, weights_rest), (stretches, stretches_rest)) =
+                (weights.as_chunks::<LANES>(), stretches.as_chunks::<LANES>());
+            for (weights, stretches) in weights.iter().zip(stretches) {
+                for lane in 0..LANES {
+                    sum[lane] += if stretches[lane] < last { weights[lane] } else { 0.0 };
+                }
+            }
+            let rest = weights_rest.iter().zip(stretches_rest).filter(|(_, stretch)| **stretch < last);
+            self.sums.push(sum.iter().chain(rest.map(|(weight, _)| weight)).map(|&weight| f64::from(weight)).sum());
+        }
+        self.sums.iter().sum()
+    }
+
+    /// The token before the stretch `last` at which the running sum of weights, in order of ids, passes `target`.
+    fn walk(&self, last: u16, target: f64) -> Option<u32> {
+        let (mut before, mut chosen) = (0.0, None);
+        for (block, sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+            // Rounding may leave the last sum just below the target: then the last possible token is it.
+            chosen = Some(block);
+            if before + sum > target {
+                break;
+            }
+            before += sum;
+        }
+        let first = chosen? * BLOCK;
+        let mut token = None;
+        for (at, (&weight, &stretch)) in (first..).zip(self.weights[first..].iter().zip(&self.stretch_of[first..])).take(BLOCK) {
+            if stretch < last && weight > 0.0 {
+                before += f64::from(weight);
+                token = u32::try_from(at).ok();
+                if before > target {
+                    break;
+                }
+            }
+        }
+        token
+    }
+}
+
+/// Puts the smallest set of the most likely candidates that weighs `wanted` first, and says how many they are: all, where all weigh less;
+/// at least one. Halves what is left to look at, so that it takes time in proportion to the candidates.
+fn select(candidates: &mut [Candidate], weigh: Weigh, wanted: f64) -> usize {
+    let weight = |candidate: &Candidate| f64::from(weigh.weight(candidate.logit));
+    let (mut from, mut to, mut reached) = (0, candidates.len(), 0.0);
+    while to - from > SORTED_MAX {
+        let middle = from.midpoint(to);
+        candidates[from..to].select_nth_unstable_by(middle - from, by_rank);
+        let half: f64 = candidates[from..middle].iter().map(weight).sum();
+        if reached + half >= wanted {
+            to = middle;
+        } else {
+            (from, reached) = (middle, reached + half);
+        }
+    }
+    candidates[from..to].sort_unstable_by(by_rank);
+    for (at, candidate) in (from..to).zip(&candidates[from..to]) {
+        reached += weight(candidate);
+        if reached >= wanted {
+            return at + 1;
+        }
+    }
+    to
+}
