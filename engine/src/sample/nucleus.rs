@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   weights ──▶ added up by stretches of logits below the largest ──▶ the stretch in which they reach top-p
-//!           ──▶ its tokens alone are selected from; all before it are kept, in order of ids
+//!           ──▶ its tokens alone are selected from; all before it are kept
 //! ```
-//! The set is that of the definition, the smallest of the most likely tokens that weighs enough. The order in which the draw walks it is
-//! this one, which depends on the logits alone.
+//! The set is that of the definition, the smallest of the most likely tokens that weighs enough. The draw walks those of the likely
+//! stretches first, then those of the last, each in order of ids.
 
 use super::choose::{Candidate, by_rank, walk};
 use super::pass::{BLOCK, LANES, Weigh};
@@ -32,13 +32,18 @@ impl Nucleus {
     pub fn draw(&mut self, logits: &[f32], weigh: Weigh, wanted: f64, draw: f64, candidates: &mut Vec<Candidate>) -> Option<u32> {
         let last = self.measure(logits, weigh, wanted);
         let sure = self.add_up(last);
-        candidates.clear();
         let tokens = (0..).zip(logits).zip(&self.stretch_of).filter(|(_, stretch)| **stretch == last);
-        candidates.extend(tokens.map(|((token, &logit), _)| Candidate { logit, token }));
-        let kept = select(candidates, weigh, wanted - sure);
-        let rest: f64 = candidates[..kept].iter().map(|candidate| f64::from(weigh.weight(candidate.logit))).sum();
+        let tokens = tokens.map(|((token, &logit), _)| Candidate { logit, token });
+        candidates.clear();
+        candidates.extend(tokens.clone());
+        if let Some(edge) = select(candidates, weigh, wanted - sure) {
+            // Selecting has put them into another order.
+            candidates.clear();
+            candidates.extend(tokens.filter(|candidate| by_rank(candidate, &edge).is_le()));
+        }
+        let rest: f64 = candidates.iter().map(|candidate| f64::from(weigh.weight(candidate.logit))).sum();
         let target = draw * (sure + rest);
-        if target < sure { self.walk(last, target) } else { walk(candidates[..kept].iter().copied(), weigh, target - sure) }
+        if target < sure { self.walk(last, target) } else { walk(candidates.iter().copied(), weigh, target - sure) }
     }
 
     /// Weighs the logits and finds the stretch in which they reach `wanted`.
@@ -105,9 +110,9 @@ impl Nucleus {
     }
 }
 
-/// Puts the smallest set of the most likely candidates that weighs `wanted` first, and says how many they are: all, where all weigh less;
-/// at least one. Halves what is left to look at, so that it takes time in proportion to the candidates.
-fn select(candidates: &mut [Candidate], weigh: Weigh, wanted: f64) -> usize {
+/// The last of the smallest set of the most likely candidates that weighs `wanted`, or of all, where all weigh less. Halves what is left to
+/// look at, so that it takes time in proportion to the candidates, which it puts into another order.
+fn select(candidates: &mut [Candidate], weigh: Weigh, wanted: f64) -> Option<Candidate> {
     let weight = |candidate: &Candidate| f64::from(weigh.weight(candidate.logit));
     let (mut from, mut to, mut reached) = (0, candidates.len(), 0.0);
     while to - from > SORTED_MAX {
@@ -120,12 +125,11 @@ fn select(candidates: &mut [Candidate], weigh: Weigh, wanted: f64) -> usize {
             (from, reached) = (middle, reached + half);
         }
     }
-    candidates[from..to].sort_unstable_by(by_rank);
-    for (at, candidate) in (from..to).zip(&candidates[from..to]) {
+    let left = &mut candidates[from..to];
+    left.sort_unstable_by(by_rank);
+    let last = left.iter().position(|candidate| {
         reached += weight(candidate);
-        if reached >= wanted {
-            return at + 1;
-        }
-    }
-    to
+        reached >= wanted
+    });
+    last.map_or(left.last(), |last| left.get(last)).copied()
 }
