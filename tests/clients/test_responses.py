@@ -1,6 +1,7 @@
 """OpenAI's client against /v1/responses: whole, event by event, with tools, refused."""
 import json
 
+import jsonschema
 import openai
 import pytest
 import trackside
@@ -57,3 +58,40 @@ def test_bad_requests_are_the_clients_exceptions(client, stream):
         with pytest.raises(exception) as raised:
             ask(client, stream, **{"input": "Hello", **request})
         assert named in raised.value.body["message"]
+
+
+# A tool whose arguments end by themselves, whatever the model is.
+TOOL = {"type": "function", "name": "set_signal", "description": "Sets a signal.", "strict": True, "parameters": {
+    "type": "object", "properties": {"aspect": {"enum": ["stop", "caution", "clear"]}, "number": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["aspect", "number"], "additionalProperties": False}}
+NAMED = {"type": "function", "name": "set_signal"}
+
+
+@pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
+def test_calls_are_items_whole_and_streamed(client, choice):
+    request = {"model": "builtin", "input": "Set signal 3 to stop.", "tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False, "temperature": 0, "max_output_tokens": 200}
+    [call] = client.responses.create(**request).output
+    assert (call.type, call.name, call.status) == ("function_call", "set_signal", "completed") and call.call_id and call.id != call.call_id
+    jsonschema.validate(json.loads(call.arguments), TOOL["parameters"])
+    # The client's own accumulation of the stream, which insists on the order of events.
+    deltas, kinds = "", []
+    with client.responses.stream(**request) as events:
+        for event in events:
+            kinds.append(event.type)
+            if event.type == "response.function_call_arguments.delta":
+                deltas += event.delta
+                assert event.snapshot == deltas
+            if event.type == "response.function_call_arguments.done":
+                assert (event.arguments, event.name) == (deltas, "set_signal")
+        [streamed] = events.get_final_response().output
+    assert (streamed.name, streamed.arguments, deltas) == (call.name, call.arguments, call.arguments)
+    assert kinds[2] == "response.output_item.added" and kinds[-2:] == ["response.output_item.done", "response.completed"]
+    # The conversation goes on with the call and what came of it, as the client gave them.
+    items = [{"role": "user", "content": request["input"]}, call.model_dump(exclude_none=True), {"type": "function_call_output", "call_id": call.call_id, "output": "done"}]
+    assert ask(client, True, input=items, max_output_tokens=4).usage.input_tokens > 0
+
+
+def test_tools_that_would_have_to_run_here_are_refused(client):
+    with pytest.raises(openai.BadRequestError) as raised:
+        ask(client, False, input="Hello", tools=[{"type": "web_search"}])
+    assert "web_search" in raised.value.body["message"]

@@ -115,10 +115,10 @@ write("config", "deep", "[" * 1000)
 
 # --- text assets
 
-MAGIC = b"trackside text assets 1\n"
+MAGIC = b"trackside text assets 2\n"
 blob = lambda raw: struct.pack("<Q", len(raw)) + raw
 strings = lambda texts: struct.pack("<Q", len(texts)) + b"".join(blob(t.encode()) for t in texts)
-TAIL = b"\0" * 8
+TAIL = b"\0" * 10
 TOKENIZER = {"version": "1.0", "added_tokens": [{"id": 2, "content": "<e>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}],
              "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
              "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},

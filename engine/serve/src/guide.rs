@@ -23,6 +23,8 @@ mod vocabulary;
 mod workers;
 
 pub(crate) use budget::Budget;
-pub(crate) use compile::{Compiled, Guides, NotCompiled};
-pub(crate) use mask::Guide;
-pub(crate) use spec::{Spec, SpecError};
+pub use compile::Guides;
+pub(crate) use compile::{Compiled, NotCompiled};
+pub use mask::Guide;
+pub use spec::Spec;
+pub(crate) use spec::SpecError;

@@ -20,6 +20,12 @@ mod metrics;
 mod serve;
 mod watchdog;
 
+/// What structured outputs are made of, for whoever measures their cost (`examples/masks.rs`).
+#[doc(hidden)]
+pub mod masks {
+    pub use crate::guide::{Guide, Guides, Spec};
+}
+
 pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, Limits, Parser, Parsers, speculation};
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds, endpoint_of_rank};
 pub use engine::config::Policy;

@@ -33,10 +33,10 @@ pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let begun = work::run(app, work::weight(&body), move |app| {
-        generate::begin(app, Endpoint::Chat, &headers, proto::openai::read(&body)?, arrived)
+    let checked = work::run(app, body.len(), move |app| {
+        generate::check(app, Endpoint::Chat, &headers, proto::openai::read(&body)?, arrived)
     });
-    let Begun { head, plan, mut generation } = begun.await?;
+    let Begun { head, plan, mut generation } = generate::begin(app, checked.await?).await?;
     generation.part();
     if plan.shape.stream {
         return stream::answer(generation, ChatEvents { head, plan, begun: false }).await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use domain::ReplicaId;
 use engine_text::Text;
 use http::HeaderMap;
 use proto::openai::Request;
@@ -77,21 +78,47 @@ pub fn planned<'a>(
     Ok((ready, plan, prompts))
 }
 
-/// Takes a request from its parsed body to the engine's queue.
-pub fn begin(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: Request, arrived: Instant) -> Result<Begun, ApiError> {
+/// A request that is checked and tokenised.
+pub struct Checked {
+    id: String,
+    model: Arc<str>,
+    plan: Arc<Plan>,
+    prompts: Prompts,
+    replica: Option<ReplicaId>,
+    arrived: Instant,
+}
+
+/// Checks a request and makes ids of its prompts: what takes a processor.
+pub fn check(
+    app: &App,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    request: Request,
+    arrived: Instant,
+) -> Result<Checked, ApiError> {
     let model = app.named(request.model.as_deref())?;
     app.ready()?;
     let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
-    let (ready, plan, Prompts { prompts, role, spoken, opening }) = planned(app, endpoint, headers, request)?;
-    let compiled = plan.spec.as_ref().map(|spec| ready.guides.compile(spec)).transpose().map_err(not_compiled)?;
-    let vocabulary = ready.handle.limits().capacity.vocabulary;
+    let (_, plan, prompts) = planned(app, endpoint, headers, request)?;
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Checked { id, model, plan, prompts, replica, arrived })
+}
+
+/// Takes a request to the engine's queue, once its grammar is there. That may take seconds, and holds nothing that others need.
+pub async fn begin(app: &App, checked: Checked) -> Result<Begun, ApiError> {
+    let Checked { id, model, plan, prompts, replica, arrived } = checked;
+    let Prompts { prompts, role, spoken, opening } = prompts;
+    let ready = app.ready()?;
+    let guide = match &plan.spec {
+        Some(spec) => Some((Arc::clone(&ready.guides), ready.guides.compile(spec).await.map_err(not_compiled)?)),
+        None => None,
+    };
     let reading = Reading {
         opening,
-        guide: compiled.map(|compiled| (Arc::clone(&ready.guides), compiled)),
+        guide,
         in_reasoning: app.answers.structured_in_reasoning,
         text: ready.text.clone(),
-        vocabulary,
+        vocabulary: ready.handle.limits().capacity.vocabulary,
     };
     let generation = Generation::submit(app, ready, &plan, prompts, replica.as_ref(), arrived, reading)?;
     let fingerprint = Arc::clone(&app.fingerprint);

@@ -36,7 +36,7 @@ pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let begun = work::run(app, body.len(), move |app| {
+    let checked = work::run(app, body.len(), move |app| {
         let asked: GenerateRequest = proto::openai::read(&body)?;
         let mode = match asked.output_mode.as_deref() {
             None | Some("tokens") => Mode::Tokens,
@@ -44,11 +44,12 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
             Some(_) => return Err(ApiError::parameter("output_mode", "`output_mode` must be `tokens` or `text`.")),
         };
         let prompt = asked.return_token_ids.unwrap_or(false);
-        let mut begun = generate::begin(app, Endpoint::Completion, &headers, completion(asked)?, arrived)?;
-        begun.head.id = begun.head.id.replacen("cmpl-", "generate-tokens-", 1);
-        Ok((begun, mode, prompt))
+        let checked = generate::check(app, Endpoint::Completion, &headers, completion(asked)?, arrived)?;
+        Ok((checked, mode, prompt))
     });
-    let (Begun { head, plan, mut generation }, mode, shows_prompt) = begun.await?;
+    let (checked, mode, shows_prompt) = checked.await?;
+    let Begun { mut head, plan, mut generation } = generate::begin(app, checked).await?;
+    head.id = head.id.replacen("cmpl-", "generate-tokens-", 1);
     if plan.shape.stream {
         return stream::answer(generation, TokenEvents { head, plan, mode, shows_prompt }).await;
     }

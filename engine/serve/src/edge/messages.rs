@@ -46,11 +46,11 @@ fn failed(error: &ApiError) -> Response {
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let begun = work::run(app, body.len(), move |app| {
+    let checked = work::run(app, body.len(), move |app| {
         let asked: MessagesRequest = proto::openai::read(&body)?;
-        generate::begin(app, Endpoint::Chat, &headers, request::chat(asked, false)?, arrived)
+        generate::check(app, Endpoint::Chat, &headers, request::chat(asked, false)?, arrived)
     });
-    let Begun { head, plan, mut generation } = begun.await?;
+    let Begun { head, plan, mut generation } = generate::begin(app, checked.await?).await?;
     generation.part();
     if plan.shape.stream {
         let events = MessageEvents { head, plan, end: None, begun: false, block: None, index: 0, called: false };

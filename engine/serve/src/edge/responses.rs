@@ -63,14 +63,15 @@ fn find(app: &App, id: &str) -> Result<Arc<Stored>, ApiError> {
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let begun = work::run(app, body.len(), move |app| {
+    let checked = work::run(app, body.len(), move |app| {
         let asked: ResponsesRequest = proto::openai::read(&body)?;
         let before = asked.previous_response_id.as_deref().map(|id| find(app, id)).transpose()?;
         let (chat, messages) = request::chat(&asked, before.as_ref().map_or(&[], |stored| &stored.messages))?;
-        let begun = generate::begin(app, Endpoint::Chat, &headers, chat, arrived)?;
-        Ok((begun, asked, messages))
+        let checked = generate::check(app, Endpoint::Chat, &headers, chat, arrived)?;
+        Ok((checked, asked, messages))
     });
-    let (Begun { head, plan, mut generation }, asked, messages) = begun.await?;
+    let (checked, asked, messages) = checked.await?;
+    let Begun { head, plan, mut generation } = generate::begin(app, checked).await?;
     generation.part();
     let response = Answer {
         id: head.id.replacen("chatcmpl-", "resp_", 1),

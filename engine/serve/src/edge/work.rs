@@ -11,14 +11,6 @@ use crate::edge::app::App;
 /// Bodies up to this size are handled where they are.
 const INLINE_BYTES_MAX: usize = 4 << 10;
 
-/// What a body weighs: its bytes, and much more where it brings a grammar, whose compilation may take a while.
-pub fn weight(body: &[u8]) -> usize {
-    const GRAMMARS: [&[u8]; 3] = [b"\"response_format\"", b"\"structured_outputs\"", b"\"tool_choice\""];
-    // A longer body is not done at once in any case.
-    let brings = || GRAMMARS.iter().any(|key| body.windows(key.len()).any(|window| window == *key));
-    if body.len() <= INLINE_BYTES_MAX && brings() { usize::MAX } else { body.len() }
-}
-
 /// Runs `work` for a request whose body has `bytes`. No more long ones run at once than there are processors.
 pub async fn run<T: Send + 'static>(
     app: &Arc<App>,

@@ -1,12 +1,12 @@
 //! Grammars compiled off everybody's way, within limits, and remembered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine_text::Text;
 use llguidance::{Matcher, ParserFactory};
+use tokio::sync::oneshot;
 
 use super::cache::Cache;
 use super::mask::Machine;
@@ -72,21 +72,22 @@ impl Guides {
         if let Err(error) = std::thread::Builder::new().name("grammar-vocabulary".into()).spawn(body) {
             drop(factory.set(Err(format!("no thread to lay out the vocabulary: {error}"))));
         }
-        Arc::new(Self {
-            text,
-            factory,
-            cache: Mutex::new(Cache::new(CACHE_BYTES_MAX)),
-            compiling: Arc::default(),
-            workers: Workers::start(WORKERS),
-        })
+        Arc::new(Self::over(text, factory))
+    }
+
+    /// Grammars over a vocabulary that is laid out now or later.
+    fn over(text: Text, factory: Arc<OnceLock<Result<ParserFactory, String>>>) -> Self {
+        let cache = Mutex::new(Cache::new(CACHE_BYTES_MAX));
+        Self { text, factory, cache, compiling: Arc::default(), workers: Workers::start(WORKERS) }
     }
 
     pub fn workers(&self) -> &Workers<Machine> {
         &self.workers
     }
 
-    /// The grammar of `spec`, made anew or remembered. Blocks, for [`COMPILE_TIMEOUT`] at most.
-    pub fn compile(&self, spec: &Spec) -> Result<Arc<Compiled>, NotCompiled> {
+    /// The grammar of `spec`, made anew or remembered, within [`COMPILE_TIMEOUT`]. What takes longer goes on, and holds its place among
+    /// those who compile, until llguidance's own limits end it.
+    pub async fn compile(&self, spec: &Spec) -> Result<Arc<Compiled>, NotCompiled> {
         let key = format!("{:?} {:?}", spec.form, spec.space);
         if let Some(known) = self.cache().get(&key) {
             return Ok(known);
@@ -94,7 +95,7 @@ impl Guides {
         let grammar = grammar::of(spec, &self.text)?;
         let place = Place::take(&self.compiling).ok_or(NotCompiled::Busy)?;
         let factory = Arc::clone(&self.factory);
-        let (result, compiled) = channel();
+        let (result, compiled) = oneshot::channel();
         let body = move || {
             let _place = place;
             let made = match factory.wait() {
@@ -104,13 +105,14 @@ impl Guides {
                 }),
                 Err(_) => Err(None),
             };
+            // Nobody waits any more after the timeout.
             drop(result.send(made));
         };
         let refused = |what: String| NotCompiled::Refused(SpecError::new(spec.param, what));
         let spawned = std::thread::Builder::new().name("grammar-compile".into()).stack_size(STACK_BYTES).spawn(body);
         spawned.map_err(|_| NotCompiled::Busy)?;
-        match compiled.recv_timeout(COMPILE_TIMEOUT) {
-            Ok(Ok((matcher, bytes))) => {
+        match tokio::time::timeout(COMPILE_TIMEOUT, compiled).await {
+            Ok(Ok(Ok((matcher, bytes)))) => {
                 if let Some(error) = matcher.get_error() {
                     return Err(refused(plain(&error)));
                 }
@@ -118,15 +120,14 @@ impl Guides {
                 self.cache().put(&key, Arc::clone(&compiled), bytes + 2 * key.len());
                 Ok(compiled)
             }
-            Ok(Err(Some(error))) => Err(refused(plain(&error))),
-            Ok(Err(None)) => {
+            Ok(Ok(Err(Some(error)))) => Err(refused(plain(&error))),
+            Ok(Ok(Err(None))) => {
                 let why = self.factory.get().and_then(|made| made.as_ref().err()).cloned();
                 Err(NotCompiled::NoVocabulary(why.unwrap_or_default()))
             }
-            Err(RecvTimeoutError::Timeout) => {
-                Err(refused(format!("takes longer than {} s to compile", COMPILE_TIMEOUT.as_secs())))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(refused("cannot be compiled".to_owned())),
+            Err(_) => Err(refused(format!("takes longer than {} s to compile", COMPILE_TIMEOUT.as_secs()))),
+            // The thread panicked.
+            Ok(Err(_)) => Err(refused("cannot be compiled".to_owned())),
         }
     }
 
@@ -169,4 +170,41 @@ fn plain(error: &str) -> String {
     }
     let line = error.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     line.chars().take(WORDS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// While grammars wait for a vocabulary that is not there yet, whatever takes long, the thread that asked goes on; one more than may
+    /// be compiled at once is told so, and what is remembered needs no place.
+    #[tokio::test]
+    async fn whoever_compiles_holds_up_nobody() {
+        let scripted = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/scripted/model.gguf");
+        let text =
+            Text::new(&engine_assets::open(std::path::Path::new(scripted)).expect("a good model").text).expect("a tokenizer");
+        let factory = Arc::new(OnceLock::new());
+        let guides = Arc::new(Guides::over(text.clone(), Arc::clone(&factory)));
+        let spec = |number: usize| {
+            Spec::of_request(None, Some(&json!({"choice": [format!("number {number}")]}))).expect("a good form").expect("a form")
+        };
+        let compile = |number: usize| {
+            let (guides, spec) = (Arc::clone(&guides), spec(number));
+            tokio::spawn(async move { guides.compile(&spec).await.map(drop) })
+        };
+        let waiting: Vec<_> = (0..COMPILING_MAX).map(compile).collect();
+        while guides.compiling.load(Ordering::Relaxed) < COMPILING_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(compile(COMPILING_MAX).await.expect("no panic"), Err(NotCompiled::Busy));
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+        assert!(factory.set(vocabulary::factory(&text, 262, &[257])).is_ok());
+        for task in waiting {
+            assert_eq!(task.await.expect("no panic"), Ok(()));
+        }
+        guides.compiling.store(COMPILING_MAX, Ordering::Relaxed);
+        assert_eq!((compile(0).await.expect("no panic"), compile(9).await.expect("no panic")), (Ok(()), Err(NotCompiled::Busy)));
+    }
 }
