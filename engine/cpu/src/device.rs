@@ -12,6 +12,7 @@ use engine_assets::TensorIndex;
 
 use self::attention::Division;
 pub use self::experts::Routing;
+use self::linear::Piece;
 use crate::backend::CpuDtype;
 use crate::buffer::{Activation, Buffer, Shared};
 use crate::error::CpuError;
@@ -41,6 +42,8 @@ pub(crate) struct CpuDevice {
     packed: PackedRegion,
     /// The rows that the current product multiplies, where its weights are packed.
     quantized: QuantizedRows,
+    /// The division of the current product; reused.
+    pieces: Vec<Piece>,
 }
 
 /// Memory for the kernels, `stride` values for each thread.
@@ -97,6 +100,7 @@ impl CpuDevice {
                 CpuDtype::Float32 => PackedRegion::none(),
             },
             quantized: QuantizedRows::new(capacity.batch_tokens.max(capacity.slots)),
+            pieces: Vec::new(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use engine::device::Write;
 
-use super::{CpuDevice, linear::linear_rows};
+use super::{CpuDevice, linear::products};
 use crate::buffer::{Activation, Shared};
 use crate::weights::Matrix;
 
@@ -74,7 +74,11 @@ pub fn route(logits: &Activation, renormalise: bool, routing: &mut Routing) {
         best.clear();
         best.extend((0u32..).zip(logits.iter().copied()));
         // Not-a-number sorts somewhere, and reaches the token's own result through its weight.
-        best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let better = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if routing.per_token < best.len() {
+            best.select_nth_unstable_by(routing.per_token, better);
+        }
+        best[..routing.per_token].sort_unstable_by(better);
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = logits.iter().map(|logit| (logit - largest).exp()).sum();
         best.truncate(routing.per_token);
@@ -103,12 +107,7 @@ pub fn dispatch(device: &mut CpuDevice, routing: &Routing, x: &Activation, out: 
 pub fn linear(device: &mut CpuDevice, routing: &Routing, weights: &[Matrix], x: &Activation, out: &mut Activation) {
     assert!(weights.len() == routing.experts && x.rows() == routing.tokens.len());
     out.resize(x.rows());
-    for (weight, bounds) in weights.iter().zip(routing.starts.windows(2)) {
-        let rows = bounds[0] as usize..bounds[1] as usize;
-        if !rows.is_empty() {
-            linear_rows(device, weight, None, x, rows, out, Write::Set);
-        }
-    }
+    products(device, weights, None, x, &routing.starts, out, Write::Set);
 }
 
 pub fn combine(device: &mut CpuDevice, routing: &Routing, x: &Activation, out: &mut Activation) {

@@ -1,4 +1,4 @@
-//! Matrix products: outputs are divided into tasks.
+//! Matrix products, of one matrix or of many at once: outputs are divided into tasks.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::CpuDevice;
 use crate::buffer::{Activation, Buffer, Shared};
 use crate::kernel::linear::{Linear, panel_len};
 use crate::kernel::packed::PackedLinear;
-use crate::kernel::packed::activation::{ActivationBlock, Quantize};
+use crate::kernel::packed::activation::{ActivationBlock, Quantize, ROWS};
 use crate::kernel::packed::lanes::OUTPUTS;
 use crate::kernel::{BLOCK, Kernels};
 use crate::packed::QuantizedRows;
@@ -24,77 +24,146 @@ pub fn linear(
 ) {
     assert!(write == Write::Set || out.rows() == x.rows());
     out.resize(x.rows());
-    linear_rows(device, weight, bias, x, 0..x.rows(), out, write);
+    let starts = [0, u32::try_from(x.rows()).expect("fewer rows than values in memory")];
+    products(device, std::slice::from_ref(weight), bias, x, &starts, out, write);
 }
 
-/// The product of some rows of `x`, into the same rows of `out`, which has them.
-pub fn linear_rows(
+/// Some rows of `x` that meet one matrix, quantised from row `place` on.
+#[derive(Clone, Copy)]
+pub struct Piece {
+    matrix: usize,
+    first: usize,
+    rows: usize,
+    place: usize,
+}
+
+/// The products of rows `starts[i] .. starts[i + 1]` of `x` with matrix `i`, all of one size, into the same rows of `out`. All matrices' tasks
+/// are divided among the threads at once.
+pub fn products(
     device: &mut CpuDevice,
-    weight: &Matrix,
+    weights: &[Matrix],
     bias: Option<&Buffer>,
     x: &Activation,
-    chosen: Range<usize>,
+    starts: &[u32],
     out: &mut Activation,
     write: Write,
 ) {
-    let (rows, add) = (chosen.len(), write == Write::Add);
-    assert!(x.features() == weight.inputs && out.features() == weight.outputs, "the weights are of another size");
-    assert!(bias.is_none_or(|bias| bias.len() >= weight.outputs) && chosen.end <= x.rows() && chosen.end <= out.rows());
-    assert!(device.scratch.stride >= panel_len(weight.inputs));
-    let packed = weight.parts.iter().any(|part| part.packed.is_some());
-    let rows_at_once = if packed { device.quantized.rows_max } else { rows.max(1) };
-    for first in chosen.clone().step_by(rows_at_once) {
-        let rows = rows_at_once.min(chosen.end - first);
-        let (x_stride, out_stride) = (x.stride(), out.stride());
-        let product = Product {
-            kernels: device.kernels,
-            inputs: weight.inputs,
-            x: Shared::read(x.as_ptr().wrapping_add(first * x_stride)),
-            x_stride,
-            quantized: packed.then(|| device.quantized.base(rows, weight.inputs / BLOCK)),
-            rows,
-            out: Shared::new(out.as_mut_ptr().wrapping_add(first * out_stride)),
-            out_stride,
-            bias: Shared::read(bias.map_or(std::ptr::null(), Buffer::as_ptr)),
-            add,
-        };
-        if let Some(quantized) = product.quantized {
-            device.each_row(rows, weight.inputs, |row| product.quantize(quantized, row));
+    let [Matrix { inputs, outputs, .. }, ..] = *weights else { return };
+    assert!(x.features() == inputs && out.features() == outputs, "the weights are of another size");
+    assert!(weights.iter().all(|weight| weight.inputs == inputs && weight.outputs == outputs));
+    assert!(starts.len() == weights.len() + 1 && starts.iter().all(|start| *start as usize <= x.rows().min(out.rows())));
+    assert!(bias.is_none_or(|bias| bias.len() >= outputs) && device.scratch.stride >= panel_len(inputs));
+    let packed = weights.iter().flat_map(|weight| &weight.parts).any(|part| part.packed.is_some());
+    let room = if packed { device.quantized.rows_max.next_multiple_of(ROWS) } else { usize::MAX };
+    let operands = Operands {
+        kernels: device.kernels,
+        inputs,
+        outputs,
+        x: Shared::read(x.as_ptr()),
+        x_stride: x.stride(),
+        out: Shared::new(out.as_mut_ptr()),
+        out_stride: out.stride(),
+        bias: Shared::read(bias.map_or(std::ptr::null(), Buffer::as_ptr)),
+        add: write == Write::Add,
+    };
+    let mut pieces = std::mem::take(&mut device.pieces);
+    let mut first = starts[0] as usize;
+    let mut matrix = 0;
+    while matrix < weights.len() {
+        pieces.clear();
+        let mut place = 0;
+        while matrix < weights.len() && place < room {
+            let end = starts[matrix + 1] as usize;
+            let rows = (end - first).min(room - place);
+            if rows > 0 {
+                pieces.push(Piece { matrix, first, rows, place });
+                // Each matrix's rows begin a group of blocks of their own.
+                place += rows.next_multiple_of(ROWS);
+            }
+            first += rows;
+            matrix += usize::from(first == end);
         }
-        let (scratch, scratch_stride) = (device.scratch.first(), device.scratch.stride);
-        let per_task = outputs_per_task(weight.outputs, device.pool.threads());
-        device.pool.run(weight.outputs.div_ceil(per_task), &|task, worker| {
-            let outputs = task * per_task..weight.outputs.min((task + 1) * per_task);
-            let panel = scratch.get().wrapping_add(worker * scratch_stride);
-            product.outputs(&weight.parts, outputs, panel);
-        });
+        let quantized = packed.then(|| device.quantized.base(place, inputs / BLOCK));
+        run(device, &operands, weights, &pieces, quantized);
     }
+    device.pieces = pieces;
 }
 
-/// One matrix product, sizes checked: what its tasks share.
-struct Product {
+/// Quantises the pieces' rows, then computes all of their outputs.
+fn run(
+    device: &mut CpuDevice,
+    operands: &Operands,
+    weights: &[Matrix],
+    pieces: &[Piece],
+    quantized: Option<Shared<ActivationBlock>>,
+) {
+    let Operands { inputs, outputs, .. } = *operands;
+    if let Some(quantized) = quantized {
+        // Pieces lie one behind the other.
+        let first = pieces.first().map_or(0, |piece| piece.first);
+        let rows = pieces.last().map_or(0, |piece| piece.first + piece.rows - first);
+        device.each_row(rows, inputs, |row| {
+            let piece = pieces[pieces.partition_point(|piece| piece.first <= first + row) - 1];
+            let to = QuantizedRows::row(quantized, piece.place + first + row - piece.first, inputs / BLOCK);
+            operands.quantize(first + row, to);
+        });
+    }
+    let (scratch, scratch_stride) = (device.scratch.first(), device.scratch.stride);
+    let per_task = outputs_per_task(outputs, device.pool.threads());
+    let tasks_each = outputs.div_ceil(per_task);
+    device.pool.run(pieces.len() * tasks_each, &|task, worker| {
+        let piece = pieces[task / tasks_each];
+        let first = task % tasks_each * per_task;
+        let product = operands.of(piece, quantized);
+        let panel = scratch.get().wrapping_add(worker * scratch_stride);
+        product.outputs(&weights[piece.matrix].parts, first..outputs.min(first + per_task), panel);
+    });
+}
+
+/// What all of a product's pieces share, sizes checked.
+struct Operands {
     kernels: &'static Kernels,
     inputs: usize,
+    outputs: usize,
     x: Shared<f32>,
     x_stride: usize,
-    /// The rows of `x`, quantised, if some of the weights are packed.
-    quantized: Option<Shared<ActivationBlock>>,
-    rows: usize,
     out: Shared<f32>,
     out_stride: usize,
     bias: Shared<f32>,
     add: bool,
 }
 
-impl Product {
-    fn quantize(&self, to: Shared<ActivationBlock>, row: usize) {
-        let blocks = self.inputs / BLOCK;
+impl Operands {
+    fn quantize(&self, row: usize, to: *mut ActivationBlock) {
         let x = self.x.get().wrapping_add(row * self.x_stride);
         // SAFETY: `x` has this row, of `inputs` values, whole blocks as the weights have; `QuantizedRows::base` made room for it; each
         // row is one call's.
-        unsafe { (self.kernels.quantize)(&Quantize { x, blocks, out: QuantizedRows::row(to, row, blocks) }) }
+        unsafe { (self.kernels.quantize)(&Quantize { x, blocks: self.inputs / BLOCK, out: to }) }
     }
 
+    fn of(&self, piece: Piece, quantized: Option<Shared<ActivationBlock>>) -> Product<'_> {
+        Product {
+            operands: self,
+            x: self.x.get().wrapping_add(piece.first * self.x_stride),
+            quantized: quantized.map(|base| QuantizedRows::row(base, piece.place, self.inputs / BLOCK).cast_const()),
+            rows: piece.rows,
+            out: self.out.get().wrapping_add(piece.first * self.out_stride),
+        }
+    }
+}
+
+/// One piece's product with its matrix.
+struct Product<'a> {
+    operands: &'a Operands,
+    /// The piece's first row.
+    x: *const f32,
+    /// The rows of `x`, quantised, if some of the weights are packed.
+    quantized: Option<*const ActivationBlock>,
+    rows: usize,
+    out: *mut f32,
+}
+
+impl Product<'_> {
     /// Computes some outputs, of whichever parts they are.
     fn outputs(&self, parts: &[MatrixPart], outputs: Range<usize>, panel: *mut f32) {
         let mut part_first = 0;
@@ -110,7 +179,8 @@ impl Product {
 
     /// Computes `outputs` of a part that begins at `part_first`.
     fn part(&self, part: &MatrixPart, part_first: usize, outputs: Range<usize>, panel: *mut f32) {
-        let Self { kernels, inputs, rows, out_stride, add, .. } = *self;
+        let Operands { kernels, inputs, x_stride, out_stride, add, .. } = *self.operands;
+        let rows = self.rows;
         if let (Some(packed), Some(quantized)) = (&part.packed, self.quantized) {
             // A strip belongs to the task in which it begins, to its end.
             let end = part_first + part.stored.rows;
@@ -124,9 +194,9 @@ impl Product {
                 strip_bytes: packed.strip_bytes,
                 blocks: inputs / BLOCK,
                 outputs: outputs.len(),
-                x: quantized.get(),
+                x: quantized,
                 rows,
-                out: self.out.get().wrapping_add(outputs.start),
+                out: self.out.wrapping_add(outputs.start),
                 out_stride,
                 bias: self.bias(outputs.start),
                 add,
@@ -140,23 +210,23 @@ impl Product {
                 row_bytes: stored.row_bytes,
                 inputs,
                 outputs: outputs.len(),
-                x: self.x.get(),
-                x_stride: self.x_stride,
+                x: self.x,
+                x_stride,
                 rows,
-                out: self.out.get().wrapping_add(outputs.start),
+                out: self.out.wrapping_add(outputs.start),
                 out_stride,
                 bias: self.bias(outputs.start),
                 add,
                 panel,
             };
-            // SAFETY: `linear` compared the sizes; tasks write to different columns of `out`, which is not `x`, as it is borrowed for
+            // SAFETY: `products` compared the sizes; tasks write to different columns of `out`, which is not `x`, as it is borrowed for
             // writing; each worker has its own panel.
             unsafe { kernels.linear(stored.dtype, rows)(&args) }
         }
     }
 
     fn bias(&self, output: usize) -> *const f32 {
-        let bias = self.bias.get().cast_const();
+        let bias = self.operands.bias.get().cast_const();
         if bias.is_null() { bias } else { bias.wrapping_add(output) }
     }
 }

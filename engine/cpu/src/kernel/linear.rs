@@ -38,40 +38,44 @@ pub(crate) const fn panel_len(inputs: usize) -> usize {
     PANEL_OUTPUTS * inputs.next_multiple_of(BLOCK)
 }
 
-/// All outputs of the `M` rows that there are, `N` outputs at a time.
+/// All outputs of the `M` rows that there are, `N` at a time, each the next of its own stretch of the weights: streams side by side, as packed
+/// products read their strips.
 ///
 /// # Safety
 /// `args.rows` is `M`; the pointers of `args` are good for what its fields say, nothing else writes there meanwhile, and the processor
 /// has `S`.
 #[inline(always)]
 pub(crate) unsafe fn direct<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear) {
-    // SAFETY: `output` stays below `args.outputs`; the last, smaller group goes one output at a time.
+    let each = args.outputs / N;
+    // SAFETY: outputs stay below `args.outputs`; what is left over goes one output at a time.
     unsafe {
-        let mut output = 0;
-        while output + N <= args.outputs {
-            direct_tile::<S, F, M, N>(args, output);
-            output += N;
+        for output in 0..each {
+            direct_tile::<S, F, M, N>(args, output, each);
         }
-        while N > 1 && output < args.outputs {
-            direct_tile::<S, F, M, 1>(args, output);
-            output += 1;
+        for output in each * N..args.outputs {
+            direct_tile::<S, F, M, 1>(args, output, 0);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear, output: usize) {
+unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: &Linear, output: usize, apart: usize) {
     /// How far ahead of the arithmetic weights are fetched.
     const AHEAD_BYTES: usize = 1024;
-    // SAFETY: `M` rows and outputs `output .. output + N` exist. Prefetches may point behind the weights.
+    const LINE: usize = 64;
+    let block_bytes = F::offset(1);
+    // SAFETY: `M` rows and outputs `output + n × apart` exist. Prefetches may point behind the weights.
     unsafe {
         let weights = args.weights.add(output * args.row_bytes);
+        let apart_bytes = apart * args.row_bytes;
         let x = args.x;
         let mut sums = [[S::splat(0.0); N]; M];
         for block in 0..args.inputs / BLOCK {
             for n in 0..N {
-                let row = weights.add(n * args.row_bytes);
-                S::prefetch(row.wrapping_add(F::offset(block) + AHEAD_BYTES));
+                let row = weights.add(n * apart_bytes);
+                for line in (0..block_bytes).step_by(LINE) {
+                    S::prefetch(row.wrapping_add(F::offset(block) + AHEAD_BYTES + line));
+                }
                 let values = F::block::<S>(row, block);
                 for (m, sums) in sums.iter_mut().enumerate() {
                     sums[n] = S::block_fma(values, x.add(m * args.x_stride + block * BLOCK), sums[n]);
@@ -82,7 +86,7 @@ unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: 
         if tail > 0 {
             let whole = args.inputs - tail;
             for n in 0..N {
-                let values = tail_block::<S, F>(weights.add(n * args.row_bytes + F::offset(whole / BLOCK)), tail);
+                let values = tail_block::<S, F>(weights.add(n * apart_bytes + F::offset(whole / BLOCK)), tail);
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let mut padded = [0f32; BLOCK];
                     std::ptr::copy_nonoverlapping(x.add(m * args.x_stride + whole), padded.as_mut_ptr(), tail);
@@ -90,7 +94,7 @@ unsafe fn direct_tile<S: Simd, F: Format, const M: usize, const N: usize>(args: 
                 }
             }
         }
-        finish::<S, M, N>(args, 0, output, &sums);
+        finish::<S, M, N>(args, 0, output, apart, &sums);
     }
 }
 
@@ -106,20 +110,27 @@ unsafe fn tail_block<S: Simd, F: Format>(from: *const u8, tail: usize) -> S::Blo
 }
 
 #[inline(always)]
-unsafe fn finish<S: Simd, const M: usize, const N: usize>(args: &Linear, row: usize, output: usize, sums: &[[S::V; N]; M]) {
+unsafe fn finish<S: Simd, const M: usize, const N: usize>(
+    args: &Linear,
+    row: usize,
+    output: usize,
+    apart: usize,
+    sums: &[[S::V; N]; M],
+) {
     // SAFETY: as the caller's tile.
     unsafe {
         for (m, sums) in sums.iter().enumerate() {
-            let out = args.out.add((row + m) * args.out_stride + output);
             for (n, sum) in sums.iter().enumerate() {
+                let output = output + n * apart;
+                let out = args.out.add((row + m) * args.out_stride + output);
                 let mut value = S::sum(*sum);
                 if !args.bias.is_null() {
-                    value += *args.bias.add(output + n);
+                    value += *args.bias.add(output);
                 }
                 if args.add {
-                    value += *out.add(n);
+                    value += *out;
                 }
-                *out.add(n) = value;
+                *out = value;
             }
         }
     }
@@ -163,12 +174,12 @@ unsafe fn panel_rows<S: Simd, const M: usize>(args: &Linear, stride: usize, row:
         let mut n = 0;
         while n + 2 <= outputs {
             let sums = dot_tile::<S, M, 2>(x, args.x_stride, args.panel.add(n * stride), stride, args.inputs);
-            finish::<S, M, 2>(args, row, first + n, &sums);
+            finish::<S, M, 2>(args, row, first + n, 1, &sums);
             n += 2;
         }
         while n < outputs {
             let sums = dot_tile::<S, M, 1>(x, args.x_stride, args.panel.add(n * stride), stride, args.inputs);
-            finish::<S, M, 1>(args, row, first + n, &sums);
+            finish::<S, M, 1>(args, row, first + n, 1, &sums);
             n += 1;
         }
     }
