@@ -41,6 +41,8 @@ pub enum Isa {
     Avx512,
     /// x86-64 with AVX-512 VNNI and VL, besides all of the above: dot products of bytes in one instruction.
     Avx512Vnni,
+    /// 64-bit Arm: packed products in NEON, all else in plain Rust that the compiler writes in it.
+    Neon,
 }
 
 impl Isa {
@@ -60,6 +62,9 @@ impl Isa {
                 }
             }
         }
+        if cfg!(target_arch = "aarch64") {
+            available.push(Self::Neon);
+        }
         available
     }
 }
@@ -71,6 +76,7 @@ impl fmt::Display for Isa {
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
             Self::Avx512Vnni => "AVX-512 VNNI",
+            Self::Neon => "NEON",
         })
     }
 }
@@ -127,8 +133,10 @@ impl Kernels {
             Isa::Avx512 => &avx512_kernels::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => &avx512_vnni_kernels::KERNELS,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => &portable_kernels::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &neon_kernels::KERNELS,
+            // Of another architecture: not among those available.
+            _ => return None,
         })
     }
 
@@ -178,12 +186,12 @@ macro_rules! kernels {
             }
             const fn by_rows<F: Format>() -> [unsafe fn(&Linear); PANEL_MIN_ROWS] {
                 // Plain Rust over sixteen lanes takes the compiler long for every tile, and who runs it is not in a hurry.
-                if matches!($isa, Isa::Portable) {
+                if !<$simd as simd::Simd>::TILES {
                     return [panels::<F>; PANEL_MIN_ROWS];
                 }
                 [
                     panels::<F>,
-                    direct::<F, 1, 2>,
+                    direct::<F, 1, 3>,
                     direct::<F, 2, 2>,
                     direct::<F, 3, 1>,
                     direct::<F, 4, 1>,
@@ -312,6 +320,8 @@ kernels!(
     packed::vnni::Vnni,
     #[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx2,fma,f16c")]
 );
+#[cfg(target_arch = "aarch64")]
+kernels!(neon_kernels, Isa::Neon, portable::Portable, packed::neon::Neon, #[target_feature(enable = "neon")]);
 
 #[cfg(test)]
 mod tests;

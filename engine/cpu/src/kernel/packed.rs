@@ -10,6 +10,8 @@ pub(crate) mod activation;
 pub(crate) mod avx2;
 pub(crate) mod format;
 pub(crate) mod lanes;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod pack;
 pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]

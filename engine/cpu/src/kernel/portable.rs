@@ -14,6 +14,12 @@ fn each(f: impl Fn(usize) -> f32) -> V {
     std::array::from_fn(f)
 }
 
+/// Rounded once where every processor can. Elsewhere twice: rounding once would be a call into the C library per lane.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// Reads `N` bytes.
 #[inline(always)]
 unsafe fn bytes<const N: usize>(from: *const u8) -> [u8; N] {
@@ -69,10 +75,9 @@ impl Simd for Portable {
     unsafe fn div(a: V, b: V) -> V {
         each(|i| a[i] / b[i])
     }
-    /// Rounded twice: without the instruction, rounding once would be a call into the C library per lane.
     #[inline(always)]
     unsafe fn fma(a: V, b: V, c: V) -> V {
-        each(|i| a[i] * b[i] + c[i])
+        each(|i| multiply_add(a[i], b[i], c[i]))
     }
     #[inline(always)]
     unsafe fn max(a: V, b: V) -> V {
@@ -146,7 +151,7 @@ impl Simd for Portable {
         let x = unsafe { x.cast::<[f32; BLOCK]>().read_unaligned() };
         let mut sum = sum;
         for start in (0..BLOCK).step_by(LANES) {
-            sum = each(|i| block[start + i] * x[start + i] + sum[i]);
+            sum = each(|i| multiply_add(block[start + i], x[start + i], sum[i]));
         }
         sum
     }
