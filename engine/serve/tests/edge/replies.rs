@@ -303,7 +303,7 @@ async fn messages_show_thoughts_text_and_calls_as_blocks() {
         match expected[0].as_str() {
             Some("thinking") => {
                 assert_eq!(joined("thinking"), "Which zone?");
-                let last = deltas().last().expect("a delta");
+                let last = deltas().next_back().expect("a delta");
                 assert_eq!(last["delta"]["type"], "signature_delta", "the signature comes last");
             }
             Some("tool_use") => assert_eq!(serde_json::from_str::<Value>(&joined("partial_json")).expect("JSON"), expected[2]),
