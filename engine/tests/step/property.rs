@@ -83,6 +83,7 @@ fn extras(vocabulary: u32) -> impl Strategy<Value = SamplingExtras> {
                 repetition_penalty,
                 logit_bias: bias.into_iter().collect(),
                 min_tokens,
+                ignored_eos: Vec::new(),
                 bad_words,
                 allowed_token_ids,
                 logprobs,
