@@ -10,27 +10,27 @@
 
 pub mod disk;
 pub mod event;
+mod forget;
 pub mod hash;
 pub mod lease;
 mod log;
+mod lower;
 pub mod pool;
 pub mod prefix;
 pub mod tier;
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 use domain::ExtraKeys;
 
 use crate::backend::BlockId;
 use event::{BlockList, KvBatch, Medium};
 use hash::BlockHash;
-use lease::{LeaseId, Leases};
+use lease::Leases;
 use log::EventLog;
 use pool::Pool;
 use prefix::{Content, Prefix};
-use tier::{DiskPlace, Lower, Move, Tiers};
+use tier::Tiers;
 
 #[derive(Debug)]
 pub struct Kv {
@@ -168,53 +168,6 @@ impl Kv {
         true
     }
 
-    /// Brings a block of host memory back to the device, at the end of `table`. `false` where there is no room, or making room took
-    /// it from host memory.
-    pub fn load(&mut self, hash: &BlockHash, table: &mut Vec<BlockId>) -> bool {
-        let slot = |kv: &Self| match kv.tiers.as_ref()?.find(hash)? {
-            Lower::Host(slot) => Some(slot),
-            Lower::Disk(_) => None,
-        };
-        if let Some(tiers) = &mut self.tiers {
-            tiers.touch(std::slice::from_ref(hash));
-        }
-        if slot(self).is_none() || !self.grow(table) {
-            return false;
-        }
-        let block = *table.last().expect("the table grew");
-        let Some(slot) = slot(self) else {
-            table.pop();
-            self.pool.release(block, false);
-            return false;
-        };
-        self.return_to_device(Lower::Host(slot), block);
-        if let Some(tiers) = &mut self.tiers {
-            tiers.load(slot, block);
-        }
-        true
-    }
-
-    /// Makes room on the device for a block that was read from the disk, at the end of `table`; the caller fills it, after the moves
-    /// that are due. `None` where there is no room, or the disk no longer vouches for it.
-    pub fn take_read(&mut self, hash: &BlockHash, table: &mut Vec<BlockId>) -> Option<BlockId> {
-        let tiers = self.tiers.as_ref()?;
-        let lower = tiers.find(hash)?;
-        let (content, tokens) = tiers.content(lower).map(|(content, tokens)| (content.clone(), tokens.to_vec()))?;
-        if !self.grow(table) {
-            return None;
-        }
-        let block = *table.last().expect("the table grew");
-        self.log.stored(&content, &tokens, Medium::Device);
-        self.prefix.insert(block, content, &tokens);
-        Some(block)
-    }
-
-    fn return_to_device(&mut self, lower: Lower, block: BlockId) {
-        let Some((content, tokens)) = self.tiers.as_ref().and_then(|tiers| tiers.content(lower)) else { return };
-        self.log.stored(content, tokens, Medium::Device);
-        self.prefix.insert(block, content.clone(), tokens);
-    }
-
     /// Makes block `full.index` of `table` known, if its parent is. Where another block is known by the same hash, that one takes
     /// its place in the table: the block that is handed back must be [released](Self::release) once no batch in flight reads it.
     pub fn cache(&mut self, table: &mut [BlockId], full: &Full<'_>) -> Option<BlockId> {
@@ -249,108 +202,9 @@ impl Kv {
         }
     }
 
-    /// Makes these blocks, and all that are known behind them on any tier, unknown: what they hold cannot be trusted.
-    pub fn forget(&mut self, blocks: &[BlockId]) {
-        let mut gone: HashSet<BlockHash> = blocks.iter().filter_map(|&block| self.prefix.hash_of(block)).collect();
-        if gone.is_empty() {
-            return;
-        }
-        self.log.removed_all(self.prefix.remove_behind(&mut gone), Medium::Device);
-        if let Some(tiers) = &mut self.tiers {
-            tiers.forget(&mut gone, &mut self.log);
-        }
-    }
-
-    /// Makes all blocks of the device unknown, and with `lower` those of all tiers, unless one is held; says whether it was done. vLLM
-    /// refuses alike.
-    pub fn reset(&mut self, lower: bool) -> bool {
-        let idle = self.used() == 0;
-        if idle {
-            self.clear(lower);
-        }
-        idle
-    }
-
-    /// Makes all blocks unknown, held or not. What held ones hold must be forgotten by their holders as well.
-    pub fn clear(&mut self, lower: bool) {
-        let kept = self
-            .tiers
-            .as_ref()
-            .is_some_and(|tiers| !tiers.host().is_empty() || tiers.disk().is_some_and(|disk| !disk.is_empty()));
-        if kept && !lower {
-            self.log.removed_all(self.prefix.hashes(), Medium::Device);
-        } else {
-            if let Some(tiers) = &mut self.tiers {
-                tiers.clear();
-            }
-            self.log.cleared();
-        }
-        self.prefix.clear();
-    }
-
-    /// Keeps the known blocks at the start of `chain`, at most `blocks_max`.
-    pub fn lease(&mut self, chain: &[BlockHash], blocks_max: usize, expires: Instant) -> Option<(LeaseId, usize)> {
-        let blocks: Vec<BlockId> = self.prefix.find_chain(chain).take(blocks_max).collect();
-        if blocks.is_empty() {
-            return None;
-        }
-        blocks.iter().for_each(|&block| self.pool.hold(block));
-        let kept = blocks.len();
-        Some((self.leases.open(blocks, expires), kept))
-    }
-
-    pub fn renew_lease(&mut self, id: LeaseId, expires: Instant) -> bool {
-        self.leases.renew(id, expires)
-    }
-
-    pub fn release_lease(&mut self, id: LeaseId) {
-        let blocks = self.leases.close(id);
-        self.release(&blocks);
-    }
-
-    /// Ends all leases.
-    pub fn end_leases(&mut self) {
-        while let Some(id) = self.leases.first() {
-            self.release_lease(id);
-        }
-    }
-
-    /// Ends the leases whose end has come.
-    pub fn expire_leases(&mut self, now: Instant) {
-        while let Some(id) = self.leases.due(now) {
-            self.release_lease(id);
-        }
-    }
-
     /// The events since the last call, numbered; `None` where there are none.
     pub fn take_events(&mut self) -> Option<KvBatch> {
         self.log.take()
-    }
-
-    /// A block that an earlier life of the engine left on the disk.
-    pub fn found(&mut self, place: DiskPlace, content: Content, tokens: &[u32]) -> bool {
-        self.tiers.as_mut().is_some_and(|tiers| tiers.found(place, content, tokens, &mut self.log))
-    }
-
-    /// A block on the disk is not what it should be.
-    pub fn lose(&mut self, hash: &BlockHash) {
-        if let Some(tiers) = &mut self.tiers {
-            tiers.lose(hash, &mut self.log);
-        }
-    }
-
-    /// The disk failed.
-    pub fn lose_disk(&mut self) {
-        if let Some(tiers) = &mut self.tiers {
-            tiers.lose_disk(&mut self.log);
-        }
-    }
-
-    /// The copies that are due before the next batch is launched.
-    pub fn take_moves(&mut self, moves: &mut Vec<Move>) {
-        if let Some(tiers) = &mut self.tiers {
-            tiers.take_moves(moves);
-        }
     }
 
     /// All known blocks. Events that were not [taken](Self::take_events) are part of the list, so they must be none.

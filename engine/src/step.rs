@@ -1,8 +1,10 @@
 //! The engine's loop on one screen: admit, plan, launch, settle the previous.
 
 mod adapters;
+mod check;
 mod mail;
 mod pause;
+mod publish;
 mod settle;
 mod tier;
 
@@ -17,10 +19,10 @@ use crate::handle::{Departed, Door, Handle, Limits, Mail, Outlook};
 use crate::kv::disk::Disk;
 use crate::kv::event::KvSink;
 use crate::kv::hash::BlockHasher;
-use crate::observe::{AdmittedReport, Observer, Stats, StepReport};
+use crate::observe::{Observer, Stats, StepReport};
 use crate::plan::{Plan, PlannedRow, Schedule};
-use crate::request::{FinishReason, Output, RequestId};
-use crate::sequence::{Key, Sequence, State};
+use crate::request::{FinishReason, RequestId};
+use crate::sequence::Key;
 
 /// What the engine needs of the world around it.
 pub struct Ports {
@@ -200,75 +202,6 @@ impl Engine {
         Ok(launched)
     }
 
-    /// Tells requests that they were admitted, and counts it.
-    fn greet(&mut self, now: Instant) {
-        for &key in &self.plan.admitted {
-            let sequence = self.schedule.table.get_mut(key);
-            let (prompt_tokens, cached_tokens) = (sequence.progress.prompt, sequence.cached_tokens);
-            sequence.admitted = Some(now);
-            self.departed.requests += 1;
-            self.departed.prompt_tokens += prompt_tokens as usize;
-            self.stats.prompt_tokens += u64::from(prompt_tokens);
-            self.report.admitted.push(AdmittedReport {
-                request: sequence.id,
-                prompt_tokens,
-                cached_tokens,
-                host_tokens: sequence.host_tokens,
-                disk_tokens: sequence.disk_tokens,
-                remote_tokens: sequence.remote_tokens,
-                queue: now.saturating_duration_since(sequence.arrived),
-            });
-            if !sequence.sink.put(Output::Admitted { cached_tokens }) {
-                self.ended.push(key);
-            }
-        }
-        if !self.ended.is_empty() {
-            while let Some(key) = self.ended.pop() {
-                self.end(key, FinishReason::Aborted, now);
-            }
-            self.schedule.sweep();
-        }
-        self.stats.prefix_query_tokens += self.plan.query_tokens;
-        self.stats.prefix_hit_tokens += self.plan.hit_tokens;
-        self.stats.lower_query_tokens += self.plan.lower_query_tokens;
-        self.stats.lower_hit_tokens += self.plan.lower_hit_tokens;
-        self.stats.preemptions += u64::from(self.plan.preempted);
-        self.report.preempted = self.plan.preempted;
-    }
-
-    /// Shows the world what this step did.
-    fn publish(&mut self) {
-        self.publish_events();
-        let (schedule, kv) = (&self.schedule, &self.schedule.kv);
-        self.stats.steps += 1;
-        self.report.step = self.stats.steps;
-        self.stats.running = schedule.running.len();
-        self.stats.waiting = schedule.table.len() - schedule.running.len();
-        self.stats.waiting_remote = self.stats.waiting - schedule.waiting.len();
-        (self.stats.used_blocks, self.stats.free_blocks, self.stats.cached_blocks) = (kv.used(), kv.free(), kv.known());
-        self.stats.leases = kv.leases().len();
-        (self.stats.paused, self.stats.sleep_level) = (self.pause.is_paused(), self.pause.sleep_level());
-        if let Some(tiers) = kv.tiers() {
-            self.stats.host_blocks = tiers.host().len();
-            self.stats.disk_blocks = tiers.disk().map_or(0, |disk| disk.len());
-            self.stats.tiers = tiers.counts;
-        }
-        self.stats.kv_event_batches = kv.batches();
-        self.door.publish(&self.stats, std::mem::take(&mut self.departed));
-        self.replies.drain(..).for_each(|reply| reply());
-        if let Some(observer) = &mut self.ports.observer {
-            observer.step(&self.report);
-        }
-    }
-
-    fn publish_events(&mut self) {
-        if let Some(batch) = self.schedule.kv.take_events()
-            && let Some(sink) = &mut self.ports.kv_events
-        {
-            sink.put(batch);
-        }
-    }
-
     /// What comes next, and proof that nothing stands still or leaked on the way.
     fn activity(&self, outlook: Outlook) -> Activity {
         let Schedule { table, running, waiting, kv, .. } = &self.schedule;
@@ -300,44 +233,6 @@ impl Engine {
             assert_eq!(kv.used(), 0, "blocks leaked: nobody is there who could hold one");
         }
         if table.is_empty() && outlook == Outlook::Draining { Activity::Ended } else { Activity::Idle }
-    }
-}
-
-impl Engine {
-    /// Counts everything anew and compares; for tests, which call it between steps.
-    ///
-    /// # Panics
-    /// A block leaks, is shared although it may yet be written, or is held without being accounted for.
-    pub fn check(&self) {
-        let Schedule { table, retired, kv, remote_blocks, slots, .. } = &self.schedule;
-        let tables = table.iter().map(|sequence| &sequence.blocks[..]);
-        let retired_tables = retired.iter().map(|retired| &retired.blocks[..]);
-        let adrift = self.adrift.values().map(|blocks| &blocks[..]);
-        let restored = self.schedule.restores.open.iter().map(|restore| &restore.held[..]);
-        kv.check(tables.chain(retired_tables).chain(adrift).chain(restored));
-        self.schedule.check();
-        for sequence in table.iter() {
-            let settled = sequence.progress.settled as usize / kv.block_tokens();
-            for &block in sequence.blocks.iter().skip(settled) {
-                let alone = kv.pool().holders(block) == 1 && kv.prefix().hash_of(block).is_none();
-                assert!(alone, "request {} may write to {block:?}, which others see", sequence.id);
-            }
-            let progress = sequence.progress;
-            assert!(progress.settled <= progress.computed && progress.computed <= progress.total(), "{progress:?}");
-            assert_eq!(
-                sequence.slot.is_some(),
-                sequence.state == State::Running,
-                "request {} has a slot while it runs",
-                sequence.id
-            );
-        }
-        let waits = |sequence: &&Sequence| sequence.state != State::Running;
-        let waiting_blocks: usize = table.iter().filter(waits).map(|sequence| sequence.blocks.len()).sum();
-        let adrift_blocks: usize = self.adrift.values().map(Vec::len).sum();
-        assert_eq!(*remote_blocks, waiting_blocks + adrift_blocks, "blocks of remote KV");
-        let slots_held = table.iter().filter(|sequence| sequence.slot.is_some()).count();
-        let slots_retired = retired.iter().filter(|retired| retired.slot.is_some()).count();
-        assert_eq!(slots.len() + slots_held + slots_retired, self.door.limits.config.max_num_seqs, "slots");
     }
 }
 

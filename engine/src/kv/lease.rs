@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::Kv;
+use super::hash::BlockHash;
 use crate::backend::BlockId;
 
 /// Number of a lease, unique in one life of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);
 
-/// The open leases. They own one reference to each of their blocks; [`Kv`](super::Kv) takes and returns it.
+/// The open leases. They own one reference to each of their blocks; [`Kv`] takes and returns it.
 #[derive(Debug, Default)]
 pub struct Leases {
     open: BTreeMap<LeaseId, Lease>,
@@ -79,5 +81,41 @@ impl Leases {
 
     pub(crate) fn held(&self) -> impl Iterator<Item = BlockId> {
         self.open.values().flat_map(|lease| lease.blocks.iter().copied())
+    }
+}
+
+impl Kv {
+    /// Keeps the known blocks at the start of `chain`, at most `blocks_max`.
+    pub fn lease(&mut self, chain: &[BlockHash], blocks_max: usize, expires: Instant) -> Option<(LeaseId, usize)> {
+        let blocks: Vec<BlockId> = self.prefix.find_chain(chain).take(blocks_max).collect();
+        if blocks.is_empty() {
+            return None;
+        }
+        blocks.iter().for_each(|&block| self.pool.hold(block));
+        let kept = blocks.len();
+        Some((self.leases.open(blocks, expires), kept))
+    }
+
+    pub fn renew_lease(&mut self, id: LeaseId, expires: Instant) -> bool {
+        self.leases.renew(id, expires)
+    }
+
+    pub fn release_lease(&mut self, id: LeaseId) {
+        let blocks = self.leases.close(id);
+        self.release(&blocks);
+    }
+
+    /// Ends all leases.
+    pub fn end_leases(&mut self) {
+        while let Some(id) = self.leases.first() {
+            self.release_lease(id);
+        }
+    }
+
+    /// Ends the leases whose end has come.
+    pub fn expire_leases(&mut self, now: Instant) {
+        while let Some(id) = self.leases.due(now) {
+            self.release_lease(id);
+        }
     }
 }
