@@ -110,8 +110,16 @@ fn decode_step_us(running: usize, prompt_tokens: usize) -> f64 {
     seconds * 1e6 / (STEPS / 2) as f64
 }
 
+/// Requests running and prompt tokens of the cases, unless the command line names one: `cargo bench -p engine --bench step -- 256 128`.
+const CASES: [(usize, usize); 5] = [(1, 128), (64, 128), (256, 128), (256, 1024), (1000, 1024)];
+
 fn main() {
-    for (running, prompt_tokens) in [(1, 128), (16, 128), (256, 128), (256, 1024), (1000, 1024)] {
+    let named: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let cases = match named[..] {
+        [running, prompt_tokens] => vec![(running, prompt_tokens)],
+        _ => CASES.to_vec(),
+    };
+    for (running, prompt_tokens) in cases {
         let mut us: Vec<f64> = (0..ROUNDS).map(|_| decode_step_us(running, prompt_tokens)).collect();
         us.sort_by(f64::total_cmp);
         let [low, median, high] = [1, 3, 5].map(|quartile| us[quartile]);

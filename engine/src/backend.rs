@@ -33,8 +33,34 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// The tokens whose log-probabilities are told, of all rows with [`Row::scored`], concatenated.
     pub targets: Vec<u32>,
-    /// Block tables of all rows, concatenated: block `i` of a row holds its positions `i * block_tokens ..`.
-    pub blocks: Vec<BlockId>,
+    pub tables: Tables,
+}
+
+/// The block tables of all slots, kept from batch to batch: planning hands over what changed. Block `i` of a slot's table holds its
+/// positions `i * block_tokens ..`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tables(Vec<Vec<BlockId>>);
+
+impl Tables {
+    /// Empty tables, with room for `blocks` blocks in each of `slots`.
+    pub fn new(slots: usize, blocks: usize) -> Self {
+        Self((0..slots).map(|_| Vec::with_capacity(blocks)).collect())
+    }
+
+    /// The table of a slot. It covers every position up to the last of the slot's row, and may go further.
+    pub fn of(&self, slot: Slot) -> &[BlockId] {
+        self.0.get(slot.0 as usize).map_or(&[], |table| table)
+    }
+
+    /// Replaces what a slot's table holds from block `from` on.
+    pub fn replace(&mut self, slot: Slot, from: usize, blocks: &[BlockId]) {
+        let slot = slot.0 as usize;
+        if slot >= self.0.len() {
+            self.0.resize_with(slot + 1, Vec::new);
+        }
+        self.0[slot].truncate(from);
+        self.0[slot].extend_from_slice(blocks);
+    }
 }
 
 /// A stretch of one request: positions `start .. start + len`, whose keys and values are written and whose queries see `0 ..= self`.
@@ -46,8 +72,6 @@ pub struct Row {
     pub input: Input,
     /// Position of the first input token.
     pub start: u32,
-    /// This row's part of [`Batch::blocks`]; covers every position up to the row's last.
-    pub blocks: Range<usize>,
     /// Whether the row's last position yields a token; not so for all but the last chunk of a prompt.
     pub sample: Option<Sample>,
     /// How many of the input tokens, at its end, are drafts: guesses at what the positions before them yield. From the position before
@@ -168,9 +192,23 @@ pub struct Capacity {
     pub logit_rows: usize,
 }
 
+/// Memory that a backend reserves at its start for life, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Weights in an order of their own. Those read from their files as they are stored are not among them.
+    pub weights: usize,
+    pub kv: usize,
+    /// Activations and logits of the largest batch.
+    pub activations: usize,
+}
+
 /// A device. Called from one thread; nothing it does may panic on a batch within its [`Capacity`].
 pub trait Backend: Send {
     fn capacity(&self) -> Capacity;
+
+    fn reserved(&self) -> Reserved {
+        Reserved::default()
+    }
 
     /// How many launched batches may be unsettled after a step: 0 where launching computes (CPU), 1 where it overlaps.
     fn lag(&self) -> usize;

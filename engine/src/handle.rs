@@ -55,13 +55,14 @@ impl Handle {
         limits.admits(&request)?;
         // Under overload, a request is turned away before its prompt is hashed.
         self.door.lock().has_room(limits, request.prompt.len())?;
+        // The sequence grows by its output; room for an answer of usual length is made here.
+        let length_usual = request.prompt.len() + (request.finish.tokens_max as usize).min(OUTPUT_TOKENS_USUAL);
         let mut hashes = Vec::new();
         if limits.config.prefix_caching {
-            hashes.reserve_exact(request.prompt.len() / limits.capacity.block_tokens);
+            hashes.reserve_exact(length_usual / limits.capacity.block_tokens);
             limits.hasher.clone().extend(&mut hashes, &request.prompt, &request.extra);
         }
-        // The sequence grows by its output; room for an answer of usual length is made here.
-        let mut tokens = Vec::with_capacity(request.prompt.len() + (request.finish.tokens_max as usize).min(OUTPUT_TOKENS_USUAL));
+        let mut tokens = Vec::with_capacity(length_usual);
         tokens.extend_from_slice(&request.prompt);
         let state = SharedState::new(request.extras.clone(), request.mask.take(), &request.finish, &request.prompt);
         let lookup =
@@ -127,7 +128,7 @@ impl Handle {
         self.command(Command::ResetPrefixCache(reset, Box::new(reply)))
     }
 
-    /// Lists the cached blocks, parents before children, with the sequence of the event batch that comes next. `reply` is called on
+    /// Lists the cached blocks, with the sequence of the event batch that comes next; the engine makes the list beside its next steps. `reply` is called on
     /// the engine's thread.
     pub fn blocks(&self, reply: impl FnOnce(BlockList) + Send + 'static) -> Result<(), Busy> {
         self.command(Command::Blocks(Box::new(reply)))

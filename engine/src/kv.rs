@@ -13,6 +13,7 @@ pub mod event;
 mod forget;
 pub mod hash;
 pub mod lease;
+mod listing;
 mod log;
 mod lower;
 pub mod pool;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use domain::ExtraKeys;
 
 use crate::backend::BlockId;
-use event::{BlockList, KvBatch, Medium};
+use event::{KvBatch, Medium};
 use hash::BlockHash;
 use lease::Leases;
 use log::EventLog;
@@ -41,6 +42,8 @@ pub struct Kv {
     log: EventLog,
     /// What lies below the device; `None` where nothing does.
     tiers: Option<Tiers>,
+    /// Where the list that is being made holds.
+    list_sequence: u64,
 }
 
 /// A full, settled block of a sequence, ready to be known.
@@ -56,7 +59,7 @@ impl Kv {
     pub fn new(blocks: usize, block_tokens: usize, tells_events: bool) -> Self {
         let (pool, prefix) = (Pool::new(blocks), Prefix::new(blocks, block_tokens));
         let log = EventLog::new(tells_events, block_tokens);
-        Self { pool, prefix, leases: Leases::default(), block_tokens, log, tiers: None }
+        Self { pool, prefix, leases: Leases::default(), block_tokens, log, tiers: None, list_sequence: 0 }
     }
 
     /// Keeps `host_blocks` blocks that leave the device, and behind those `disk_blocks`.
@@ -205,17 +208,6 @@ impl Kv {
     /// The events since the last call, numbered; `None` where there are none.
     pub fn take_events(&mut self) -> Option<KvBatch> {
         self.log.take()
-    }
-
-    /// All known blocks. Events that were not [taken](Self::take_events) are part of the list, so they must be none.
-    pub fn list(&self) -> BlockList {
-        assert!(self.log.is_empty(), "a list holds at a sequence");
-        let mut blocks = self.prefix.list(Medium::Device);
-        if let Some(tiers) = &self.tiers {
-            tiers.list(&mut blocks);
-            blocks.sort_by_key(|block| block.index);
-        }
-        BlockList { sequence: self.log.batches(), block_tokens: self.block_tokens, blocks }
     }
 
     /// Counts everything anew and compares; for tests and for an idle engine. `tables` are all block tables there are, the leases'

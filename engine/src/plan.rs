@@ -59,6 +59,8 @@ pub struct Schedule {
     pub prefill_tokens_max: usize,
     /// Tokens that prompts still have to compute; reused from step to step.
     rests: Vec<usize>,
+    /// Whether the last plan left a running request with more than one token to compute.
+    prompts_run: bool,
     policy: Policy,
     max_num_seqs: usize,
     max_num_batched_tokens: usize,
@@ -76,6 +78,9 @@ pub struct Schedule {
 #[derive(Default)]
 pub struct Plan {
     pub rows: Vec<PlannedRow>,
+    /// Tokens of rows that compute no more than one behind the sequence's end and its drafts, and of all others.
+    pub decode_tokens: u32,
+    pub prefill_tokens: u32,
     /// Requests admitted for the first time.
     pub admitted: Vec<Key>,
     pub preempted: u32,
@@ -100,10 +105,20 @@ pub struct PlannedRow {
 
 impl Plan {
     pub fn clear(&mut self) {
-        let Self { rows, admitted, preempted, query_tokens, hit_tokens, lower_query_tokens, lower_hit_tokens } = self;
+        let Self {
+            rows,
+            decode_tokens,
+            prefill_tokens,
+            admitted,
+            preempted,
+            query_tokens,
+            hit_tokens,
+            lower_query_tokens,
+            lower_hit_tokens,
+        } = self;
         rows.clear();
         admitted.clear();
-        *preempted = 0;
+        (*decode_tokens, *prefill_tokens, *preempted) = (0, 0, 0);
         (*query_tokens, *hit_tokens, *lower_query_tokens, *lower_hit_tokens) = (0, 0, 0, 0);
     }
 }
@@ -133,6 +148,7 @@ impl Schedule {
             runs: true,
             prefill_tokens_max: usize::MAX,
             rests: Vec::new(),
+            prompts_run: false,
             policy: config.policy,
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens,
@@ -150,7 +166,6 @@ impl Schedule {
         batch.rows.clear();
         batch.tokens.clear();
         batch.targets.clear();
-        batch.blocks.clear();
         plan.clear();
         self.spare_logit_rows = self.spare_logit_rows_max;
         if !self.runs {
@@ -158,6 +173,7 @@ impl Schedule {
         }
         let mut budget = self.max_num_batched_tokens;
         let mut share = self.share(budget);
+        self.prompts_run = false;
         self.plan_running(&mut budget, &mut share, batch, plan);
         self.advance_restores();
         // Whoever lost its blocks would lose them again to who is admitted now.
@@ -173,15 +189,14 @@ impl Schedule {
         let input = sequence.input(&chunk, &mut batch.tokens);
         let scored = sequence.score(&chunk, &mut batch.targets);
         let scores = scored.is_some();
-        let first_block = batch.blocks.len();
-        let used = self.kv.blocks_for((chunk.start + chunk.tokens) as usize);
-        batch.blocks.extend_from_slice(&sequence.blocks[..used]);
-        let blocks = first_block..batch.blocks.len();
+        if sequence.handed < sequence.blocks.len() {
+            batch.tables.replace(slot, sequence.handed, &sequence.blocks[sequence.handed..]);
+            sequence.handed = sequence.blocks.len();
+        }
         let row = Row {
             slot,
             input,
             start: chunk.start,
-            blocks,
             sample: sequence.sample(&chunk),
             drafts: chunk.drafts,
             scored,
@@ -193,6 +208,9 @@ impl Schedule {
         sequence.in_flight += 1;
         sequence.last_launch = self.launches + 1;
         *budget -= chunk.tokens as usize;
+        let decodes = chunk.last || chunk.drafts > 0;
+        *(if decodes { &mut plan.decode_tokens } else { &mut plan.prefill_tokens }) += chunk.tokens;
+        self.prompts_run |= chunk.sample.is_none();
         plan.rows.push(PlannedRow { key, id: sequence.id, slot, chunk, scores });
     }
 
@@ -208,5 +226,7 @@ impl Schedule {
         assert_eq!(self.promised, promised, "promised blocks");
         let waiting = self.table.iter().filter(|sequence| sequence.turn.is_some()).count();
         assert_eq!(self.waiting.len(), waiting, "who has a turn waits");
+        let decodes = |&key: &Key| self.table.get(key).progress.rest() <= 1;
+        assert!(self.prompts_run || self.running.iter().all(decodes), "a prompt runs that nobody counts");
     }
 }

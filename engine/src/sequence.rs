@@ -81,6 +81,8 @@ pub struct Sequence {
     pub blocks: Vec<BlockId>,
     /// Leading blocks that are known to the prefix cache, or were offered to it.
     pub offered: usize,
+    /// Leading blocks that the batch's table of its slot has.
+    pub handed: usize,
     /// Batches in flight that compute a row of this request, and the number of the last one launched.
     pub in_flight: u32,
     pub last_launch: u64,
@@ -132,6 +134,7 @@ impl Sequence {
             slot: None,
             blocks: Vec::new(),
             offered: 0,
+            handed: 0,
             in_flight: 0,
             last_launch: 0,
             priority: request.priority,
@@ -222,15 +225,22 @@ impl Sequence {
     /// Whether the sequence, which ends with a generated token, ends for good.
     pub fn ended(&self, length_max: usize) -> Option<FinishReason> {
         let token = *self.tokens.last().expect("a sequence has a prompt");
-        if self.finish.eos.contains(&token) {
+        // Few ids: a plain loop is faster than `contains`, which prepares for many.
+        let is_token = |&id: &u32| id == token;
+        if self.finish.eos.iter().any(is_token) {
             Some(FinishReason::Eos)
-        } else if self.finish.stop.contains(&token) {
+        } else if self.finish.stop.iter().any(is_token) {
             Some(FinishReason::StopId(token))
         } else if self.generated() >= self.finish.tokens_max.max(1) || self.tokens.len() >= length_max {
             Some(FinishReason::Length)
         } else {
             None
         }
+    }
+
+    /// Tokens that it can have at its end.
+    pub fn length_max(&self, length_max: usize) -> usize {
+        (self.progress.prompt as usize).saturating_add(self.finish.tokens_max.max(1) as usize).min(length_max)
     }
 
     /// Generated tokens that have settled.

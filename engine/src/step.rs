@@ -2,6 +2,7 @@
 
 mod adapters;
 mod check;
+mod list;
 mod mail;
 mod pause;
 mod publish;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::adapters::Adapters;
-use crate::backend::{Backend, Batch, BlockId, DeviceError, Outcomes, Ticket};
+use crate::backend::{Backend, Batch, BlockId, DeviceError, Outcomes, Tables, Ticket};
 use crate::config::{Config, ConfigError};
 use crate::handle::{Departed, Door, Handle, Limits, Mail, Outlook};
 use crate::kv::disk::Disk;
@@ -66,6 +67,7 @@ pub struct Engine {
     pause: pause::Pause,
     /// Answers to commands that are given when the step's outcome can be seen.
     replies: Vec<Box<dyn FnOnce() + Send>>,
+    lists: list::Lists,
     adapters: Adapters,
     in_flight: VecDeque<Launch>,
     /// End of the last batch: the next one had the device from then on.
@@ -88,6 +90,14 @@ struct Launch {
     ticket: Ticket,
     rows: Vec<PlannedRow>,
     began: Instant,
+    tokens: BatchTokens,
+}
+
+/// Input tokens of a batch.
+#[derive(Clone, Copy)]
+struct BatchTokens {
+    prefill: u32,
+    decode: u32,
 }
 
 /// Whether another step is due.
@@ -111,7 +121,9 @@ impl Engine {
         }
         let lower = tier::Lower::new(&*backend, config.host_blocks, disk)?;
         let now = (ports.clock)();
-        let door = Arc::new(Door::new(Limits::new(capacity, config)));
+        let blocks_max = config.length_max(&capacity).div_ceil(capacity.block_tokens);
+        let slots = config.max_num_seqs;
+        let door = Arc::new(Door::new(Limits::new(capacity, backend.reserved(), config)));
         let tells_events = ports.kv_events.is_some();
         let mut engine = Self {
             backend,
@@ -122,6 +134,7 @@ impl Engine {
             transfers: VecDeque::new(),
             pause: pause::Pause::default(),
             replies: Vec::new(),
+            lists: list::Lists::new(),
             adrift: HashMap::new(),
             adapters: Adapters::new(door.limits.config.adapters_max),
             in_flight: VecDeque::new(),
@@ -129,7 +142,7 @@ impl Engine {
             departed: Departed::default(),
             stats: Stats { total_blocks: capacity.kv_blocks, block_tokens: capacity.block_tokens, ..Stats::default() },
             mail: Mail::default(),
-            batch: Batch::default(),
+            batch: Batch { tables: Tables::new(slots, blocks_max), ..Batch::default() },
             plan: Plan::default(),
             report: StepReport::default(),
             outcomes: Outcomes::default(),
@@ -184,8 +197,10 @@ impl Engine {
         while self.in_flight.len() > unsettled_max {
             self.settle()?;
         }
+        self.go_on_list();
         self.publish();
-        Ok(self.activity(outlook))
+        let activity = self.activity(outlook);
+        Ok(if self.lists.is_empty() { activity } else { Activity::Busy })
     }
 
     /// Launches the planned batch, unless it is empty, and tells those who run for the first time.
@@ -196,7 +211,8 @@ impl Engine {
             let ticket = self.backend.launch(&self.batch)?;
             self.schedule.launches += 1;
             let rows = std::mem::replace(&mut self.plan.rows, self.spare_rows.pop().unwrap_or_default());
-            self.in_flight.push_back(Launch { ticket, rows, began });
+            let tokens = BatchTokens { prefill: self.plan.prefill_tokens, decode: self.plan.decode_tokens };
+            self.in_flight.push_back(Launch { ticket, rows, began, tokens });
         }
         self.greet(began);
         Ok(launched)

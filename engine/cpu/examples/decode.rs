@@ -88,14 +88,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             } else {
                 Input::Last
             };
-            let first = batch.blocks.len();
-            batch.blocks.extend((0..blocks).map(|block| BlockId((row * blocks + block) as u32)));
+            let table: Vec<BlockId> = (0..blocks).map(|block| BlockId((row * blocks + block) as u32)).collect();
+            batch.tables.replace(Slot(row as u32), 0, &table);
             let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
             batch.rows.push(Row {
                 slot: Slot(row as u32),
                 input,
                 start: start as u32,
-                blocks: first..first + blocks,
                 sample,
                 drafts: 0,
                 scored: None,

@@ -53,7 +53,6 @@ impl Taken {
         rows.clear();
         samples.clear();
         blocks.clear();
-        blocks.extend_from_slice(&batch.blocks);
         for row in &batch.rows {
             let first = tokens.len();
             let slot = row.slot.0 as usize;
@@ -65,7 +64,8 @@ impl Taken {
             }
             let len = tokens.len() - first;
             let end = row.start as usize + len;
-            let own = batch.blocks.get(row.blocks.clone()).ok_or("a row's blocks are not in the batch")?;
+            let table = batch.tables.of(row.slot);
+            let own = &table[..table.len().min(end.div_ceil(capacity.block_tokens))];
             if len == 0 || slot >= capacity.slots || end > capacity.context_length || own.len() * capacity.block_tokens < end {
                 return Err(format!("slot {slot}: {len} tokens from position {} with {} blocks", row.start, own.len()));
             }
@@ -94,7 +94,9 @@ impl Taken {
                 }
                 samples.extend(tokens.len() - 1 - drafts..tokens.len());
             }
-            rows.push(TakenRow { first, tokens: len, blocks: row.blocks.clone() });
+            let first_block = blocks.len();
+            blocks.extend_from_slice(own);
+            rows.push(TakenRow { first, tokens: len, blocks: first_block..blocks.len() });
         }
         if let Some(token) = tokens.iter().find(|token| **token as usize >= capacity.vocabulary) {
             return Err(format!("token {token} of {}", capacity.vocabulary));

@@ -122,7 +122,7 @@ impl Fake {
 
     /// Computes one row: writes its positions, and samples from the whole table.
     fn compute(&mut self, batch: &Batch, row: &Row, out: &mut Outcomes) {
-        let table = &batch.blocks[row.blocks.clone()];
+        let table = batch.tables.of(row.slot);
         let start = row.start as usize;
         let last;
         let tokens = match &row.input {

@@ -1,6 +1,6 @@
 //! What can be said of a request without asking the engine.
 
-use crate::backend::Capacity;
+use crate::backend::{Capacity, Reserved};
 use crate::config::{Config, Policy};
 use crate::kv::hash::BlockHasher;
 use crate::request::{Named, NewRequest, Rejected};
@@ -9,6 +9,7 @@ use crate::request::{Named, NewRequest, Rejected};
 #[derive(Debug)]
 pub struct Limits {
     pub capacity: Capacity,
+    pub reserved: Reserved,
     pub config: Config,
     /// Longest sequence, prompt and output: [`Config::length_max`].
     pub length_max: usize,
@@ -16,10 +17,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub(crate) fn new(capacity: Capacity, config: Config) -> Self {
+    pub(crate) fn new(capacity: Capacity, reserved: Reserved, config: Config) -> Self {
         let length_max = config.length_max(&capacity);
         let hasher = BlockHasher::new(&config.hash_seed, capacity.block_tokens);
-        Self { capacity, config, length_max, hasher }
+        Self { capacity, reserved, config, length_max, hasher }
     }
 
     pub(crate) fn hasher(&self) -> BlockHasher {

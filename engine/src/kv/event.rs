@@ -86,11 +86,19 @@ pub struct CachedBlock {
     pub medium: Medium,
 }
 
-/// What the prefix cache holds, parents before their children. A block on two tiers is listed twice.
+/// What the prefix cache held at one moment, in no order. A block on two tiers is listed twice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockList {
     /// The list holds before the event batch of this sequence, and after all earlier ones.
     pub sequence: u64,
     pub block_tokens: usize,
     pub blocks: Vec<CachedBlock>,
+}
+
+impl BlockList {
+    /// The blocks, parents before their children.
+    pub fn parents_first(mut self) -> Self {
+        self.blocks.sort_by_key(|block| block.index);
+        self
+    }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use domain::ExtraKeys;
 
-use super::event::{CachedBlock, Medium};
 use super::hash::{BlockHash, ByDigest};
+use super::listing::Listing;
 use crate::backend::BlockId;
 
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Prefix {
     /// Token ids of all blocks, known or not, one after another: no allocation per block.
     tokens: Vec<u32>,
     block_tokens: usize,
+    /// A list that is being made.
+    pub(super) listing: Option<Box<Listing>>,
 }
 
 /// What a known block holds, but for its tokens.
@@ -34,7 +36,9 @@ pub struct Content {
 
 impl Prefix {
     pub fn new(blocks: usize, block_tokens: usize) -> Self {
-        Self { by_hash: HashMap::default(), content: vec![None; blocks], tokens: vec![0; blocks * block_tokens], block_tokens }
+        // For life: no step waits while a large map grows.
+        let by_hash = HashMap::with_capacity_and_hasher(blocks, ByDigest::default());
+        Self { by_hash, content: vec![None; blocks], tokens: vec![0; blocks * block_tokens], block_tokens, listing: None }
     }
 
     pub fn len(&self) -> usize {
@@ -65,6 +69,7 @@ impl Prefix {
     /// The block or the hash is known already.
     pub fn insert(&mut self, block: BlockId, content: Content, tokens: &[u32]) {
         let i = block.0 as usize;
+        self.tell_listing(block);
         self.tokens[i * self.block_tokens..(i + 1) * self.block_tokens].copy_from_slice(tokens);
         assert!(self.by_hash.insert(content.hash, block).is_none(), "one block is known by {}", content.hash);
         assert!(self.content[i].replace(content).is_none(), "{block:?} is known by one hash");
@@ -83,6 +88,7 @@ impl Prefix {
 
     /// Makes a block unknown; says what it was known to hold.
     pub fn remove(&mut self, block: BlockId) -> Option<Content> {
+        self.tell_listing(block);
         let content = self.content[block.0 as usize].take()?;
         self.by_hash.remove(&content.hash).expect("a known block can be found by its hash");
         Some(content)
@@ -112,20 +118,23 @@ impl Prefix {
         self.by_hash.keys().copied().collect()
     }
 
-    pub fn clear(&mut self) {
-        self.by_hash.clear();
-        self.content.fill(None);
+    /// Places for blocks.
+    pub fn places(&self) -> usize {
+        self.content.len()
     }
 
-    /// All known blocks, parents before their children.
-    pub fn list(&self, medium: Medium) -> Vec<CachedBlock> {
-        let mut list: Vec<CachedBlock> = Vec::with_capacity(self.len());
-        for (content, tokens) in self.content.iter().zip(self.tokens.chunks_exact(self.block_tokens)) {
-            let Some(Content { hash, parent, index, extra }) = content else { continue };
-            let (hash, parent, extra, index) = (*hash, *parent, Arc::clone(extra), *index as usize);
-            list.push(CachedBlock { hash, parent, tokens: tokens.to_vec(), extra, index, medium });
+    /// What `block` holds is about to change.
+    fn tell_listing(&mut self, block: BlockId) {
+        if let Some(listing) = &mut self.listing {
+            let start = block.0 as usize * self.block_tokens;
+            let tokens = &self.tokens[start..start + self.block_tokens];
+            listing.change(block, self.content[block.0 as usize].as_ref(), tokens);
         }
-        list.sort_by_key(|block| block.index);
-        list
+    }
+
+    pub fn clear(&mut self) {
+        self.go_on_list(usize::MAX);
+        self.by_hash.clear();
+        self.content.fill(None);
     }
 }

@@ -51,7 +51,8 @@ fn a_run_of_blocks_is_one_event_and_eviction_takes_its_end() {
     assert_eq!(kv.take(&[], 3, &mut other), Some(0));
     assert_eq!(kv.take_events(), Some(KvBatch { sequence: 1, events: vec![removed(&[3, 2])] }));
     assert_eq!(kv.take_events(), None);
-    let list = kv.list();
+    kv.begin_list();
+    let list = kv.go_on_list(usize::MAX).expect("these are all places").parents_first();
     assert_eq!((list.sequence, list.blocks.len(), list.blocks[0].hash), (2, 1, hash(1)));
     kv.check([&other[..]].into_iter());
 }
@@ -138,4 +139,36 @@ fn blocks_of_other_extra_keys_are_told_apart() {
         })
         .collect();
     assert_eq!(salts, [None, Some("s".into())]);
+}
+
+#[test]
+fn a_list_holds_at_its_beginning_whatever_changes_while_it_is_made() {
+    // Four blocks known, their holder gone. What happens behind the first `parts` places seen.
+    let check = |parts: usize, change: &dyn Fn(&mut Kv)| {
+        let (mut kv, extra) = (Kv::new(6, BLOCK_TOKENS, true), Arc::default());
+        let chain = [1, 2, 3, 4].map(hash);
+        let table = compute(&mut kv, &chain, &extra);
+        kv.release(&table);
+        drop(kv.take_events());
+        kv.begin_list();
+        for _ in 0..parts {
+            assert_eq!(kv.go_on_list(1), None);
+        }
+        change(&mut kv);
+        let list = loop {
+            if let Some(list) = kv.go_on_list(1) {
+                break list.parents_first();
+            }
+        };
+        let listed: Vec<BlockHash> = list.blocks.iter().map(|block| block.hash).collect();
+        assert_eq!((listed, list.sequence), (chain.to_vec(), 1), "{parts} places before the change");
+        assert!(list.blocks.iter().all(|block| block.tokens == [block.index as u32; BLOCK_TOKENS]), "{:?}", list.blocks);
+    };
+    for parts in 0..6 {
+        check(parts, &|_| {});
+        // All are evicted for others, and the cache is cleared.
+        check(parts, &|kv| drop(compute(kv, &[5, 6, 7, 8, 9, 10].map(hash), &Arc::default())));
+        check(parts, &|kv| kv.clear(true));
+        check(parts, &|kv| kv.forget(&[BlockId(1)]));
+    }
 }

@@ -64,6 +64,8 @@ pub struct Tiers {
     disk: Option<Shelf>,
     /// Writes that the disk takes before it is asked again.
     disk_room: usize,
+    /// Of a list that is being made: what was on a disk that has failed since.
+    listed: Vec<CachedBlock>,
     moves: Vec<Move>,
     pub counts: TierCounts,
 }
@@ -74,7 +76,7 @@ impl Tiers {
         assert!(host_blocks > 0, "blocks reach the disk through host memory");
         let disk = (disk_blocks > 0).then(|| Shelf::new(disk_blocks, block_tokens));
         let counts = TierCounts::default();
-        Self { host: Shelf::new(host_blocks, block_tokens), disk, disk_room: 0, moves: Vec::new(), counts }
+        Self { host: Shelf::new(host_blocks, block_tokens), disk, disk_room: 0, moves: Vec::new(), listed: Vec::new(), counts }
     }
 
     pub fn host(&self) -> &Shelf {
@@ -188,7 +190,8 @@ impl Tiers {
 
     /// The disk failed: what it held is gone, and nothing goes there any more.
     pub fn lose_disk(&mut self, log: &mut EventLog) {
-        let Some(disk) = self.disk.take() else { return };
+        let Some(mut disk) = self.disk.take() else { return };
+        self.listed.append(&mut disk.content.end_list());
         log.removed_all(disk.content.hashes(), Medium::Disk);
         self.moves.retain(|copy| !matches!(copy, Move::Spill { .. }));
     }
@@ -209,10 +212,24 @@ impl Tiers {
         }
     }
 
-    /// All blocks.
-    pub fn list(&self, list: &mut Vec<CachedBlock>) {
-        list.extend(self.host.content.list(Medium::Host));
-        list.extend(self.disk.iter().flat_map(|disk| disk.content.list(Medium::Disk)));
+    pub fn begin_list(&mut self) {
+        self.host.content.begin_list(Medium::Host);
+        if let Some(disk) = &mut self.disk {
+            disk.content.begin_list(Medium::Disk);
+        }
+    }
+
+    pub fn go_on_list(&mut self, places_max: usize) -> bool {
+        let disk = self.disk.as_mut().is_none_or(|disk| disk.content.go_on_list(places_max));
+        self.host.content.go_on_list(places_max) && disk
+    }
+
+    pub fn end_list(&mut self, blocks: &mut Vec<CachedBlock>) {
+        blocks.append(&mut self.listed);
+        blocks.append(&mut self.host.content.end_list());
+        if let Some(disk) = &mut self.disk {
+            blocks.append(&mut disk.content.end_list());
+        }
     }
 }
 

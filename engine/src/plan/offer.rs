@@ -10,17 +10,21 @@ impl Schedule {
     pub fn offer(&mut self, key: Key, hasher: &mut BlockHasher) {
         let block_tokens = self.kv.block_tokens();
         let sequence = self.table.get_mut(key);
-        let full = sequence.progress.settled.min(sequence.progress.known) as usize / block_tokens;
-        if full <= sequence.offered {
+        let settled = sequence.progress.settled.min(sequence.progress.known) as usize;
+        if settled < (sequence.offered + 1) * block_tokens {
             return;
         }
+        let full = settled / block_tokens;
         hasher.extend(&mut sequence.hashes, &sequence.tokens[..full * block_tokens], &sequence.extra);
         let mut replaced = Vec::new();
         for index in sequence.offered..full {
             let tokens = &sequence.tokens[index * block_tokens..(index + 1) * block_tokens];
             let (hash, parent) = (sequence.hashes[index], index.checked_sub(1).map(|before| sequence.hashes[before]));
             let full = Full { index, hash, parent, tokens, extra: &sequence.extra };
-            replaced.extend(self.kv.cache(&mut sequence.blocks, &full));
+            if let Some(block) = self.kv.cache(&mut sequence.blocks, &full) {
+                replaced.push(block);
+                sequence.handed = sequence.handed.min(index);
+            }
         }
         sequence.offered = full;
         let launch = if sequence.in_flight > 0 { sequence.last_launch } else { self.settled };

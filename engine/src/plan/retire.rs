@@ -38,7 +38,7 @@ impl Schedule {
     pub fn retire(&mut self, key: Key) {
         let sequence = self.table.get_mut(key);
         let (blocks, slot) = (std::mem::take(&mut sequence.blocks), sequence.slot.take());
-        sequence.offered = 0;
+        (sequence.offered, sequence.handed) = (0, 0);
         sequence.progress.computed = 0;
         sequence.progress.settled = 0;
         sequence.progress.sampled_here = false;

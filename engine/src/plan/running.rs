@@ -27,6 +27,8 @@ impl Schedule {
             let behind = self.running.len() - i;
             let is_prompt = self.table.get(key).progress.rest() > 1;
             let tokens_max = if is_prompt { share.tokens.min(share.each).min(budget.saturating_sub(behind)) } else { *budget };
+            // A prompt goes on in the next step, unless the row says that it is at its end.
+            self.prompts_run |= is_prompt && tokens_max == 0;
             if tokens_max == 0 {
                 continue;
             }
@@ -40,28 +42,35 @@ impl Schedule {
                     self.speculate(key, &mut chunk, budget.saturating_sub(1 + behind), promised);
                     self.push_row(key, chunk, budget, batch, plan);
                 }
-                Room::Later => {}
+                Room::Later => self.prompts_run |= is_prompt,
                 Room::Lost => break,
             }
         }
+        // Those whom the budget did not reach.
+        self.prompts_run |= i < self.running.len();
     }
 
     /// Whether a request is better planned when its tokens in flight have settled: drafts come behind a token that is known. That is so
     /// where drafts would be proposed even now, and the tokens in flight will probably be the first of them.
     fn waits_for_drafts(&mut self, key: Key) -> bool {
-        let speculates = self.running.len() <= self.speculation_batch_max;
+        if self.running.len() > self.speculation_batch_max {
+            return false;
+        }
         let sequence = self.table.get_mut(key);
         let pending = sequence.progress.pending as usize;
-        speculates && pending > 0 && sequence.propose(DRAFTS_MAX) > pending
+        pending > 0 && sequence.propose(DRAFTS_MAX) > pending
     }
 
     /// Puts drafts into a `chunk` that computes one token, as far as the request's limits, the budget and the free blocks allow. No
     /// other request gives way to drafts.
     fn speculate(&mut self, key: Key, chunk: &mut Chunk, spare_tokens: usize, promised: usize) {
+        if self.running.len() > self.speculation_batch_max {
+            return;
+        }
         let sequence = self.table.get_mut(key);
         let progress = sequence.progress;
         let decodes = chunk.tokens == 1 && chunk.sample.is_some() && progress.generated() > 0 && progress.pending == 0;
-        if !decodes || sequence.lookup.is_none() || self.running.len() > self.speculation_batch_max {
+        if !decodes || sequence.lookup.is_none() {
             return;
         }
         let tokens_left = sequence.finish.tokens_max.max(1) - progress.generated();
@@ -101,10 +110,11 @@ impl Schedule {
     /// Gives `key` blocks for its first `positions` positions, preempting from the end of the running requests. Those come later in
     /// this plan than `key`, so that no row is taken back.
     fn make_room(&mut self, key: Key, positions: u32, promised: &mut usize, plan: &mut Plan) -> Room {
-        let needed = self.kv.blocks_for(positions as usize).saturating_sub(self.table.get(key).blocks.len());
-        if needed == 0 {
+        let held = self.table.get(key).blocks.len();
+        if positions as usize <= held * self.kv.block_tokens() {
             return Room::Ready;
         }
+        let needed = self.kv.blocks_for(positions as usize) - held;
         loop {
             if self.kv.free() >= needed {
                 self.grow(key, needed);

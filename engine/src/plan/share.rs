@@ -24,13 +24,12 @@ impl Schedule {
     pub(super) fn share(&mut self, budget: usize) -> Share {
         let mut rests = std::mem::take(&mut self.rests);
         rests.clear();
-        let mut decodes = 0;
-        for &key in &self.running {
-            match self.table.get(key).progress.rest() {
-                0 | 1 => decodes += 1,
-                rest => rests.push(rest as usize),
-            }
+        // Most steps compute no prompt: then nobody need be asked.
+        if self.prompts_run {
+            let all = self.running.iter().map(|&key| self.table.get(key).progress.rest() as usize);
+            rests.extend(all.filter(|&rest| rest > 1));
         }
+        let decodes = self.running.len() - rests.len();
         let tokens = match decodes {
             0 => budget,
             // A prompt that runs is no decode, and the budget has a token for each slot: one is left for it.

@@ -115,6 +115,8 @@ impl Schedule {
         }
         let blocks = self.kv.blocks_for(sequence.tokens.len() + 1);
         let mut table = std::mem::take(&mut sequence.blocks);
+        // For life: the step of a request that runs asks for no memory.
+        table.reserve(self.kv.blocks_for(sequence.length_max(self.length_max)));
         let hits = self.kv.hold_known(sequence.chain(self.kv.block_tokens()), blocks, self.promised, &mut table);
         sequence.blocks = table;
         let Some(hits) = hits else { return false };

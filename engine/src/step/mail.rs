@@ -109,11 +109,7 @@ impl Engine {
                 self.replies.push(Box::new(move || reply(awake)));
             }
             Command::ResetPrefixCache(reset, reply) => reply(self.reset(reset)?),
-            Command::Blocks(reply) => {
-                // The list holds between two batches.
-                self.publish_events();
-                reply(self.schedule.kv.list());
-            }
+            Command::Blocks(reply) => self.list(reply),
             Command::Lease { chain, expires, reply } => {
                 let kv = &mut self.schedule.kv;
                 let pinned = kv.leases().blocks() + self.schedule.remote_blocks;

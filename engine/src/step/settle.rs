@@ -1,24 +1,41 @@
 //! What a settled batch means for its requests: tokens out, blocks known, ends.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Engine, Launch};
+use super::{BatchTokens, Engine, Launch};
 use crate::backend::{DeviceError, NoToken, Sampled};
 use crate::observe::{BatchReport, DraftReport};
 use crate::plan::PlannedRow;
 use crate::request::{FinishReason, Logprobs, Output};
 use crate::sequence::State;
 
+/// The time since the tokens before. Those of most rows came at once, so that it is worked out once.
+struct Interval {
+    from: Instant,
+    to: Instant,
+    between: Duration,
+}
+
+impl Interval {
+    fn since(&mut self, from: Instant) -> Duration {
+        if self.from != from {
+            (self.from, self.between) = (from, self.to.saturating_duration_since(from));
+        }
+        self.between
+    }
+}
+
 impl Engine {
     /// Settles the oldest batch in flight.
     pub(super) fn settle(&mut self) -> Result<(), DeviceError> {
-        let Launch { ticket, rows, began } = self.in_flight.pop_front().expect("a batch is in flight");
+        let Launch { ticket, rows, began, tokens } = self.in_flight.pop_front().expect("a batch is in flight");
         let mut outcomes = std::mem::take(&mut self.outcomes);
         outcomes.clear();
         self.backend.settle(ticket, &mut outcomes)?;
         let now = (self.ports.clock)();
         let ended_before = self.report.finished.len();
-        let (mut sampled, mut scored) = (outcomes.sampled.drain(..).peekable(), outcomes.scored.drain(..));
+        let (mut sampled, mut scored) = (&mut outcomes.sampled[..], outcomes.scored.drain(..));
+        let mut interval = Interval { from: now, to: now, between: Duration::ZERO };
         for row in &rows {
             let scored = row.scores.then(|| {
                 let (slot, scored) = scored.next().expect("the backend yields an entry per row that is scored");
@@ -26,34 +43,27 @@ impl Engine {
                 scored
             });
             let samples = row.chunk.sample.map_or(0, |_| 1 + row.chunk.drafts as usize);
-            let own = std::iter::from_fn(|| sampled.next_if(|sampled| sampled.slot == row.slot)).take(samples);
-            self.settle_row(row, scored, own, now);
+            let own = sampled.iter().take(samples).take_while(|sampled| sampled.slot == row.slot).count();
+            let (own, others) = std::mem::take(&mut sampled).split_at_mut(own);
+            sampled = others;
+            self.settle_row(row, scored, own, &mut interval);
         }
-        assert!(sampled.next().is_none() && scored.next().is_none(), "the backend yields tokens for rows that sample");
-        drop((sampled, scored));
+        assert!(sampled.is_empty() && scored.next().is_none(), "the backend yields tokens for rows that sample");
+        drop(scored);
         self.outcomes = outcomes;
         self.schedule.release_retired(self.schedule.settled + 1);
         if self.report.finished.len() > ended_before {
             self.schedule.sweep();
         }
-        self.measure(&rows, began, now);
+        self.measure(rows.len(), tokens, began, now);
         self.spare_rows.push(rows);
         Ok(())
     }
 
     /// `sampled` are the row's tokens, at least one where it samples; `scored` what is told of its prompt.
-    fn settle_row(
-        &mut self,
-        row: &PlannedRow,
-        scored: Option<Vec<Logprobs>>,
-        sampled: impl Iterator<Item = Sampled>,
-        now: Instant,
-    ) {
+    fn settle_row(&mut self, row: &PlannedRow, scored: Option<Vec<Logprobs>>, sampled: &mut [Sampled], interval: &mut Interval) {
         // The request ended while this batch was in flight: what it sampled behind its end is thrown away.
-        let Some(sequence) = self.schedule.table.get_if(row.key, row.id) else {
-            sampled.for_each(drop);
-            return;
-        };
+        let Some(sequence) = self.schedule.table.get_if(row.key, row.id) else { return };
         sequence.in_flight -= 1;
         // After a preemption, what was computed is gone; the token that was sampled from it is as good as ever.
         let resident = sequence.state == State::Running;
@@ -64,15 +74,14 @@ impl Engine {
         {
             end = Some(FinishReason::Aborted);
         }
-        let mut yielded = 0;
-        for sampled in sampled {
+        assert!(row.chunk.sample.is_none() || !sampled.is_empty(), "the backend yields a token per row that samples");
+        let yielded = sampled.len() as u32;
+        for (number, sampled) in (0..).zip(sampled) {
             // Behind an end, the rest is thrown away.
             if end.is_none() {
-                end = self.take_token(row, yielded, sampled, now);
+                end = self.take_token(row, number, sampled, interval);
             }
-            yielded += 1;
         }
-        assert!(row.chunk.sample.is_none() || yielded > 0, "the backend yields a token per row that samples");
         if row.chunk.drafts > 0 {
             self.settle_drafts(row, yielded - 1);
         }
@@ -80,7 +89,7 @@ impl Engine {
             self.schedule.offer(row.key, &mut self.hasher);
         }
         if let Some(reason) = end {
-            self.end(row.key, reason, now);
+            self.end(row.key, reason, interval.to);
         }
     }
 
@@ -100,11 +109,18 @@ impl Engine {
     }
 
     /// Passes token `number` of a row on; says whether its request ends with it.
-    fn take_token(&mut self, row: &PlannedRow, number: u32, sampled: Sampled, now: Instant) -> Option<FinishReason> {
-        let token = match sampled.token {
-            Ok(token) => token,
+    fn take_token(
+        &mut self,
+        row: &PlannedRow,
+        number: u32,
+        sampled: &mut Sampled,
+        interval: &mut Interval,
+    ) -> Option<FinishReason> {
+        let now = interval.to;
+        let token = match &sampled.token {
+            Ok(token) => *token,
             Err(why) => {
-                if why == NoToken::NotANumber {
+                if *why == NoToken::NotANumber {
                     // What made these logits may be in the blocks, and would fail whoever finds them in the cache.
                     self.schedule.kv.forget(&self.schedule.table.get(row.key).blocks);
                     self.report.corrupted += 1;
@@ -122,28 +138,23 @@ impl Engine {
                 sequence.first_token = Some(now);
                 self.report.first_token.push(now.saturating_duration_since(sequence.arrived));
             }
-            Some(last) => self.report.inter_token.push(now.saturating_duration_since(last)),
+            Some(last) => self.report.inter_token.push(interval.since(last)),
         }
         sequence.last_token = Some(now);
-        let read = sequence.sink.put(Output::Token { token, logprobs: sampled.logprobs.map(|logprobs| *logprobs) });
+        let read = sequence.sink.put(Output::Token { token, logprobs: sampled.logprobs.take().map(|logprobs| *logprobs) });
         let ended = sequence.ended(self.door.limits.length_max);
         let ended = ended.or_else(|| sampled.ended.then_some(FinishReason::MaskEnded));
         ended.or_else(|| (!read).then_some(FinishReason::Aborted))
     }
 
-    fn measure(&mut self, rows: &[PlannedRow], began: Instant, now: Instant) {
+    fn measure(&mut self, rows: usize, tokens: BatchTokens, began: Instant, now: Instant) {
         let began = self.settled_at.map_or(began, |before| before.max(began));
-        let mut report = BatchReport {
-            rows: rows.len() as u32,
-            prefill_tokens: 0,
-            decode_tokens: 0,
+        let report = BatchReport {
+            rows: rows as u32,
+            prefill_tokens: tokens.prefill,
+            decode_tokens: tokens.decode,
             duration: now.saturating_duration_since(began),
         };
-        for row in rows {
-            let tokens =
-                if row.chunk.last || row.chunk.drafts > 0 { &mut report.decode_tokens } else { &mut report.prefill_tokens };
-            *tokens += row.chunk.tokens;
-        }
         self.settled_at = Some(now);
         self.stats.measure(&report);
         self.report.settled.push(report);

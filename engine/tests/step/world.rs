@@ -89,8 +89,10 @@ impl Watched {
             assert!(row.input.len() <= (self.limits.prefill_chunk_tokens_max).max(1 + row.drafts as usize));
             let drafts_max = self.limits.speculation.map_or(0, |speculation| speculation.tokens);
             assert!(row.drafts as usize <= drafts_max && (row.drafts as usize) < row.input.len(), "{row:?}");
-            let table = batch.blocks[row.blocks.clone()].to_vec();
-            assert_eq!(table.len(), end.div_ceil(capacity.block_tokens), "a table covers the row's positions: {row:?}");
+            let table = batch.tables.of(row.slot);
+            let blocks = end.div_ceil(capacity.block_tokens);
+            assert!(table.len() >= blocks, "a table covers the row's positions: {row:?}");
+            let table = table[..blocks].to_vec();
             let row_use = RowUse { slot: row.slot, table, writes_from: row.start as usize / capacity.block_tokens };
             assert!(uses.iter().all(|other| other.slot != row.slot), "one row per slot");
             // Not written by one and seen by another, be it in this batch or in one in flight.
@@ -476,7 +478,7 @@ impl World {
         self.handle.blocks(move |list| sender.send(list).unwrap()).expect("there is room for a command");
         let replay = Arc::clone(&self.replay);
         self.step();
-        let list = receiver.recv().unwrap();
+        let list = receiver.recv().unwrap().parents_first();
         let mut listed: HashMap<BlockHash, Known> = HashMap::new();
         for block in list.blocks {
             if block.medium == Medium::Device {

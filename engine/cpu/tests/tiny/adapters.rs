@@ -64,12 +64,12 @@ fn several_adapters_share_a_batch() {
         adapter: Some(AdapterSlot(2)),
         input: Input::Tokens(0..1),
         start: 0,
-        blocks: 0..1,
         sample: None,
         drafts: 0,
         scored: None,
     };
-    let batch = Batch { rows: vec![row], tokens: vec![5], blocks: vec![BlockId(0)], ..Batch::default() };
+    let mut batch = Batch { rows: vec![row], tokens: vec![5], ..Batch::default() };
+    batch.tables.replace(Slot(0), 0, &[BlockId(0)]);
     let error = backend.launch(&batch).expect_err("its adapter is gone").to_string();
     assert!(error.contains("no adapter is loaded in slot 2"), "{error}");
 }

@@ -1,7 +1,7 @@
 //! What the backend promises besides tokens: refusals that name the trouble, and progress that ends.
 
 use domain::{Fault, FaultKind};
-use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
+use engine::backend::{Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot, Tables};
 use engine::request::Sampling;
 use engine_cpu::{CpuBackend, CpuError, CpuOptions, KvSize};
 
@@ -11,9 +11,9 @@ use crate::support::{fixtures, options};
 /// One prompt of three tokens in block 0, and what `change` makes of it.
 fn batch(change: impl FnOnce(&mut Batch)) -> Batch {
     let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
-    let row =
-        Row { slot: Slot(0), input: Input::Tokens(0..3), start: 0, blocks: 0..1, sample, drafts: 0, scored: None, adapter: None };
-    let mut batch = Batch { rows: vec![row], tokens: vec![5, 6, 7], blocks: vec![BlockId(0)], ..Batch::default() };
+    let row = Row { slot: Slot(0), input: Input::Tokens(0..3), start: 0, sample, drafts: 0, scored: None, adapter: None };
+    let mut batch = Batch { rows: vec![row], tokens: vec![5, 6, 7], ..Batch::default() };
+    batch.tables.replace(Slot(0), 0, &[BlockId(0)]);
     change(&mut batch);
     batch
 }
@@ -33,11 +33,11 @@ fn check_refused(change: impl FnOnce(&mut Batch), says: &str) {
 #[test]
 fn a_batch_outside_the_capacity_is_refused() {
     check_refused(|batch| batch.tokens[1] = 100_000, "token 100000 of 761");
-    check_refused(|batch| batch.blocks[0] = BlockId(4), "slot 0: block 4 of 4");
+    check_refused(|batch| batch.tables.replace(Slot(0), 0, &[BlockId(4)]), "slot 0: block 4 of 4");
     check_refused(|batch| batch.rows[0].slot = Slot(2), "slot 2");
     check_refused(|batch| batch.rows[0].start = 14, "3 tokens from position 14 with 1 blocks");
     check_refused(|batch| batch.rows[0].input = Input::Tokens(1..4), "tokens are not in the batch");
-    check_refused(|batch| batch.rows[0].blocks = 0..2, "blocks are not in the batch");
+    check_refused(|batch| batch.tables = Tables::default(), "3 tokens from position 0 with 0 blocks");
     let too_many = |batch: &mut Batch| {
         batch.tokens = vec![1; 9];
         batch.rows[0].input = Input::Tokens(0..9);

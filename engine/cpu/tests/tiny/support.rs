@@ -1,6 +1,5 @@
 //! Loads models and drives a backend as the simplest of steps would.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Input, Outcomes, Row, Sample, Slot};
@@ -89,8 +88,7 @@ pub fn generate(backend: &mut dyn Backend, requests: &[Request<'_>], chunk: usiz
             budget -= len;
             let end = start + len;
             computed[number] = end;
-            let blocks: Range<usize> = batch.blocks.len()..batch.blocks.len() + end.div_ceil(capacity.block_tokens);
-            batch.blocks.extend(blocks_of(number, end));
+            batch.tables.replace(Slot(number as u32), 0, &blocks_of(number, end));
             let sample = (end >= prompt.len()).then(|| Sample {
                 sampling: Sampling::GREEDY,
                 index: outputs[number].len() as u32,
@@ -100,7 +98,6 @@ pub fn generate(backend: &mut dyn Backend, requests: &[Request<'_>], chunk: usiz
                 slot: Slot(number as u32),
                 input,
                 start: start as u32,
-                blocks,
                 sample,
                 drafts: 0,
                 scored: None,

@@ -24,7 +24,7 @@ const WRITE_BLOCKS: usize = 256;
 
 pub async fn list(State(app): State<Arc<App>>) -> Response {
     match ask(&app).await {
-        Ok(list) => answer(&app, list),
+        Ok(list) => answer(&app, list.parents_first()),
         Err(error) => error.into_response(),
     }
 }

@@ -29,9 +29,12 @@ fn fake(speed: Speed) -> Fake {
 fn batch(tokens: &[u32], start: u32, table: &[u32]) -> Batch {
     let sample = Some(Sample { sampling: Sampling::GREEDY, index: 0, state: None });
     let input = if tokens.is_empty() { Input::Last } else { Input::Tokens(0..tokens.len()) };
-    let row =
-        Row { slot: super::super::Slot(0), input, start, blocks: 0..table.len(), sample, drafts: 0, scored: None, adapter: None };
-    Batch { rows: vec![row], tokens: tokens.to_vec(), blocks: table.iter().copied().map(BlockId).collect(), ..Batch::default() }
+    let slot = super::super::Slot(0);
+    let row = Row { slot, input, start, sample, drafts: 0, scored: None, adapter: None };
+    let mut batch = Batch { rows: vec![row], tokens: tokens.to_vec(), ..Batch::default() };
+    let table: Vec<BlockId> = table.iter().copied().map(BlockId).collect();
+    batch.tables.replace(slot, 0, &table);
+    batch
 }
 
 fn run(fake: &mut Fake, batch: &Batch) -> u32 {
