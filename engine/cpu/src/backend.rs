@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Outcomes, Sleep, Ticket};
+use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Outcomes, Reserved, Sleep, Ticket};
 use engine::model::{self, Model};
 use engine_assets::{Adapter, ModelAssets};
 
@@ -79,6 +79,8 @@ pub struct CpuBackend {
     sampling: Sampling,
     /// Which adapter slots are filled.
     adapters: Vec<bool>,
+    /// Whether the weights' memory was given back.
+    discarded: bool,
     /// Outcomes of the launch that is not settled.
     outcomes: Outcomes,
     launches: u64,
@@ -89,16 +91,12 @@ impl CpuBackend {
     pub fn load(assets: &ModelAssets, options: &CpuOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, CpuError> {
         let config = &assets.config;
         options.check()?;
-        // Where weights and activations are rounded to eight bits or less, half precision is no loss, and is read twice as fast.
-        let rounded =
-            options.dtype == CpuDtype::Auto && assets.tensors.by_name.values().any(|tensor| tensor.dtype.block_len() > 1);
-        let suitable = if rounded { KvDtype::Float16 } else { KvDtype::Float32 };
         let shape = BlockShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             tokens: options.block_tokens,
             dim: config.head_dim,
-            dtype: options.kv_dtype.unwrap_or(suitable),
+            dtype: options.kv_dtype.unwrap_or_else(|| KvDtype::suiting(&assets.tensors, options.dtype)),
         };
         let isa = options.isa.or(Isa::available().pop()).unwrap_or(Isa::Portable);
         let capacity = Capacity {
@@ -128,6 +126,7 @@ impl CpuBackend {
             last: vec![0; options.slots],
             sampling,
             adapters: Vec::new(),
+            discarded: false,
             outcomes: Outcomes::default(),
             launches: 0,
         })
@@ -195,6 +194,10 @@ impl Backend for CpuBackend {
         self.device.capacity()
     }
 
+    fn reserved(&self) -> Reserved {
+        self.device.reserved()
+    }
+
     fn lag(&self) -> usize {
         0
     }
@@ -243,11 +246,25 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn sleep(&mut self, _: Sleep) -> Result<(), DeviceError> {
-        // Weights are mapped from their files, or repacked in place: there is no second copy that could be given back.
-        let failed =
-            |error| DeviceError { device: "cpu".into(), what: format!("cannot give back the KV cache's memory: {error}") };
-        self.device.kv_mut().discard().map_err(failed)
+    fn sleep(&mut self, sleep: Sleep) -> Result<(), DeviceError> {
+        let failed = |error| DeviceError { device: "cpu".into(), what: format!("cannot give memory back: {error}") };
+        self.device.kv_mut().discard().map_err(failed)?;
+        // To offload weights is to bring them where these are: to the host's memory.
+        self.discarded = sleep == Sleep::Discard;
+        if self.discarded { self.device.release_weights().map_err(failed) } else { Ok(()) }
+    }
+
+    fn wake(&mut self) -> Result<(), DeviceError> {
+        let kv = self.device.kv_mut();
+        let reserved = kv.reserve().and_then(|()| kv.reserved());
+        reserved.map_err(|error| DeviceError {
+            device: "cpu".into(),
+            what: format!("there is no memory for the KV cache any more: {error}"),
+        })?;
+        if std::mem::take(&mut self.discarded) {
+            self.device.fill_weights(&mut |_| {});
+        }
+        Ok(())
     }
 
     fn set_adapter(&mut self, slot: AdapterSlot, adapter: Option<&Adapter>) -> Result<(), DeviceError> {

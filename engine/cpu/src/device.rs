@@ -6,7 +6,9 @@ mod experts;
 mod linear;
 mod low_rank;
 
-use engine::backend::{Batch, Capacity, DeviceError};
+use std::io;
+
+use engine::backend::{Batch, Capacity, DeviceError, Reserved};
 use engine::device::{Causal, Device, Gate, Heads, LowRank, Part, RotationTable, Rows, Write};
 use engine_assets::TensorIndex;
 
@@ -44,6 +46,8 @@ pub(crate) struct CpuDevice {
     quantized: QuantizedRows,
     /// The division of the current product; reused.
     pieces: Vec<Piece>,
+    /// Of all activations there are.
+    activation_bytes: usize,
 }
 
 /// Memory for the kernels, `stride` values for each thread.
@@ -101,6 +105,7 @@ impl CpuDevice {
             },
             quantized: QuantizedRows::new(capacity.batch_tokens.max(capacity.slots)),
             pieces: Vec::new(),
+            activation_bytes: 0,
         })
     }
 
@@ -108,16 +113,33 @@ impl CpuDevice {
     pub fn ready_weights(&mut self, tensors: &TensorIndex, progress: &mut dyn FnMut(u64, u64)) {
         let total = tensors.total_bytes();
         progress(0, total);
-        let mut done = self.packed.fill(&mut self.pool, &mut |done| progress(done.min(total), total));
-        self.files.touch(tensors, &|tensor| self.packed.holds(tensor), &mut |bytes| {
-            done += bytes;
-            progress(done.min(total), total);
-        });
+        self.files.keep(tensors, &|tensor| self.packed.holds(tensor));
+        self.fill_weights(&mut |done| progress(done.min(total), total));
         progress(total, total);
+    }
+
+    /// The same, when they were [released](Self::release_weights). `progress` hears the bytes that are done.
+    pub fn fill_weights(&mut self, progress: &mut dyn FnMut(u64)) {
+        let mut done = self.packed.fill(&mut self.pool, progress);
+        self.files.touch(&mut |bytes| {
+            done += bytes;
+            progress(done);
+        });
+    }
+
+    /// Gives the memory of all matrices back. They are what they were when they are [filled](Self::fill_weights).
+    pub fn release_weights(&mut self) -> io::Result<()> {
+        self.packed.release()?;
+        self.files.release()
     }
 
     pub fn capacity(&self) -> Capacity {
         self.capacity
+    }
+
+    pub fn reserved(&self) -> Reserved {
+        let kv = self.capacity.kv_blocks * self.kv.shape().bytes();
+        Reserved { weights: self.packed.bytes(), kv, activations: self.activation_bytes }
     }
 
     pub fn kv(&self) -> &KvRegion {
@@ -207,7 +229,9 @@ impl Device for CpuDevice {
             Rows::Samples => self.capacity.logit_rows,
             Rows::Assignments(per_token) => self.capacity.batch_tokens * per_token,
         };
-        Ok(Activation::new(rows, features))
+        let activation = Activation::new(rows, features);
+        self.activation_bytes += rows * activation.stride() * size_of::<f32>();
+        Ok(activation)
     }
 
     fn routing(&mut self, experts: usize, per_token: usize) -> Result<Routing, DeviceError> {

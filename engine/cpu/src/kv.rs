@@ -10,7 +10,10 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::thread::JoinHandle;
 
+use engine_assets::TensorIndex;
 use memmap2::MmapMut;
+
+use crate::backend::CpuDtype;
 
 /// What keys and values are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,13 @@ impl KvDtype {
     /// By vLLM's name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Float32, Self::Float16].into_iter().find(|dtype| dtype.to_string() == name)
+    }
+
+    /// What suits a model: where weights and activations are rounded to eight bits or less, half precision is no loss, and is read twice
+    /// as fast.
+    pub fn suiting(tensors: &TensorIndex, dtype: CpuDtype) -> Self {
+        let rounded = dtype == CpuDtype::Auto && tensors.by_name.values().any(|tensor| tensor.dtype.block_len() > 1);
+        if rounded { Self::Float16 } else { Self::Float32 }
     }
 
     pub fn bytes(self) -> usize {
@@ -74,6 +84,7 @@ impl BlockShape {
 
 pub(crate) struct KvRegion {
     map: MmapMut,
+    file: File,
     shape: BlockShape,
     /// Gets the region's memory from the system, until [`KvRegion::reserved`] waits for it.
     reserving: Option<JoinHandle<io::Result<()>>>,
@@ -92,6 +103,14 @@ impl KvRegion {
         file.set_len(bytes as u64)?;
         // SAFETY: the file has no name, so no other program changes its length.
         let map = unsafe { MmapMut::map_mut(&file)? };
+        let mut region = Self { map, file, shape, reserving: None };
+        region.reserve()?;
+        Ok(region)
+    }
+
+    /// Begins to get all memory of the region from the system; [`reserved`](Self::reserved) waits for it.
+    pub fn reserve(&mut self) -> io::Result<()> {
+        let (file, bytes) = (self.file.try_clone()?, self.map.len());
         let reserve = move || {
             let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
             // SAFETY: the descriptor is the file's, which this thread owns.
@@ -100,8 +119,8 @@ impl KvRegion {
                 _ => Err(io::Error::last_os_error()),
             }
         };
-        let reserving = Some(std::thread::Builder::new().name("kv-reserve".into()).spawn(reserve)?);
-        Ok(Self { map, shape, reserving })
+        self.reserving = Some(std::thread::Builder::new().name("kv-reserve".into()).spawn(reserve)?);
+        Ok(())
     }
 
     /// Waits until all memory of the region is this process's: what a request needs later can no longer fail to be there.
@@ -132,7 +151,7 @@ impl KvRegion {
         &mut self.map[block * bytes..(block + 1) * bytes]
     }
 
-    /// Gives the region's memory back; it reads as zeros until it is written again.
+    /// Gives the region's memory back; it reads as zeros until it is written again, after [`reserve`](Self::reserve).
     pub fn discard(&mut self) -> io::Result<()> {
         let (start, bytes) = (self.map.as_mut_ptr().cast(), self.map.len());
         // SAFETY: the range is this mapping, which nobody else uses while `self` is borrowed; any bytes are valid values.

@@ -1,10 +1,11 @@
 //! Packed weights in memory: one region for all of an engine, reserved when it starts, and the activations that meet them.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use engine_assets::{DType, TensorIndex, TensorInfo};
-use memmap2::{Advice, MmapMut};
+use memmap2::{Advice, MmapMut, UncheckedAdvice};
 
 use crate::buffer::Shared;
 use crate::error::CpuError;
@@ -15,11 +16,11 @@ use crate::kernel::packed::pack::{Packing, packing};
 use crate::pool::Pool;
 use crate::weights::StoredRows;
 
-/// Where strips lie, and which are still to be filled.
+/// Where strips lie, and what they are filled from.
 pub(crate) struct PackedRegion {
     memory: Option<Arc<Memory>>,
     used: usize,
-    to_fill: Vec<(StoredRows, PackedRows)>,
+    placed: Vec<(StoredRows, PackedRows)>,
     /// Files and offsets of tensors that were packed.
     held: BTreeSet<(usize, usize)>,
     /// The one that is not worth it.
@@ -39,7 +40,7 @@ const LARGE_PAGE: usize = 2 << 20;
 impl PackedRegion {
     /// A region in which nothing is placed: all weights stay as they are stored.
     pub fn none() -> Self {
-        Self { memory: None, used: 0, to_fill: Vec::new(), held: BTreeSet::new(), looked_up_only: None }
+        Self { memory: None, used: 0, placed: Vec::new(), held: BTreeSet::new(), looked_up_only: None }
     }
 
     /// Room for all matrices of `tensors` whose type is packed.
@@ -72,8 +73,13 @@ impl PackedRegion {
         self.used += bytes;
         let packed = PackedRows { memory: Arc::clone(memory), at, strip_bytes, dtype: stored.dtype, rows: stored.rows };
         self.held.insert((stored.file, stored.offset));
-        self.to_fill.push((stored.clone(), packed.clone()));
+        self.placed.push((stored.clone(), packed.clone()));
         Ok(Some(packed))
+    }
+
+    /// Bytes of all that was placed.
+    pub fn bytes(&self) -> usize {
+        self.used
     }
 
     /// Whether the tensor, or what begins where it does, has been packed.
@@ -86,19 +92,26 @@ impl PackedRegion {
     pub fn fill(&mut self, pool: &mut Pool, progress: &mut dyn FnMut(u64)) -> u64 {
         const REPORT_EVERY: usize = 8 << 20;
         let mut done = 0;
-        for (stored, packed) in self.to_fill.drain(..) {
+        for (stored, packed) in &self.placed {
             let packing = packing(stored.dtype).expect("it was placed");
             let strips = stored.rows.div_ceil(OUTPUTS);
             let at_once = (REPORT_EVERY / (OUTPUTS * stored.row_bytes).max(1)).max(1);
             for first in (0..strips).step_by(at_once) {
                 let end = strips.min(first + at_once);
-                pool.run(end - first, &|task, _| fill_strip(packing, &stored, &packed, first + task));
+                pool.run(end - first, &|task, _| fill_strip(packing, stored, packed, first + task));
                 done += (stored.rows.min(end * OUTPUTS) - first * OUTPUTS) as u64 * stored.row_bytes as u64;
                 progress(done);
             }
             stored.release();
         }
         done
+    }
+
+    /// Gives the strips' memory back, until they are [filled](Self::fill) again.
+    pub fn release(&self) -> io::Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        // SAFETY: anonymous memory reads as zeros behind this, valid bytes of a strip; nobody holds a reference into it.
+        unsafe { memory.map.unchecked_advise(UncheckedAdvice::DontNeed) }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Model files, mapped, and matrices that lie in them as they are stored.
 
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use engine::device::Part;
 use engine_assets::{DType, TensorIndex, TensorInfo};
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::error::CpuError;
 use crate::kernel::Kernels;
@@ -15,6 +17,8 @@ use crate::packed::PackedRows;
 /// not rewritten.
 pub(crate) struct Files {
     maps: Vec<Arc<Mmap>>,
+    /// Files, and the bytes in them that are read as they are stored.
+    read: Vec<(usize, Range<usize>)>,
 }
 
 impl Files {
@@ -30,17 +34,22 @@ impl Files {
             };
             map().map_err(|source| CpuError::Map { file: path.clone(), source })
         });
-        Ok(Self { maps: maps.collect::<Result<_, _>>()? })
+        Ok(Self { maps: maps.collect::<Result<_, _>>()?, read: Vec::new() })
     }
 
-    /// Brings tensors into memory, so that the first request does not wait for the disk, but those that `skip` names. `progress` hears
-    /// of bytes as they come.
-    pub fn touch(&self, index: &TensorIndex, skip: &dyn Fn(&TensorInfo) -> bool, progress: &mut dyn FnMut(u64)) {
+    /// Names what is read as it is stored: all tensors but those that `skip` names.
+    pub fn keep(&mut self, index: &TensorIndex, skip: &dyn Fn(&TensorInfo) -> bool) {
+        let kept = index.by_name.values().filter(|tensor| !skip(tensor));
+        self.read = kept.filter_map(|tensor| Some((tensor.file, self.range(tensor)?))).collect();
+    }
+
+    /// Brings what is read as it is stored into memory, so that the first request does not wait for the disk. `progress` hears of bytes as
+    /// they come.
+    pub fn touch(&self, progress: &mut dyn FnMut(u64)) {
         const PAGE: usize = 4096;
         const REPORT_EVERY: usize = 8 << 20;
-        for tensor in index.by_name.values().filter(|tensor| !skip(tensor)) {
-            let Some(bytes) = self.bytes(tensor) else { continue };
-            for chunk in bytes.chunks(REPORT_EVERY) {
+        for (file, range) in &self.read {
+            for chunk in self.maps[*file][range.clone()].chunks(REPORT_EVERY) {
                 for page in chunk.chunks(PAGE) {
                     std::hint::black_box(page[0]);
                 }
@@ -49,10 +58,23 @@ impl Files {
         }
     }
 
+    /// Takes all pages out of the process. Reading them brings them back.
+    pub fn release(&self) -> io::Result<()> {
+        self.maps.iter().filter(|map| !map.is_empty()).try_for_each(|map| {
+            // SAFETY: the map is shared with the file and only read: dropped pages come back from there, the same.
+            unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) }
+        })
+    }
+
     fn bytes(&self, tensor: &TensorInfo) -> Option<&[u8]> {
+        self.maps.get(tensor.file)?.get(self.range(tensor)?)
+    }
+
+    /// Where a tensor lies in its file.
+    fn range(&self, tensor: &TensorInfo) -> Option<Range<usize>> {
         let start = usize::try_from(tensor.offset).ok()?;
         let end = start.checked_add(usize::try_from(tensor.bytes).ok()?)?;
-        self.maps.get(tensor.file)?.get(start..end)
+        (end <= self.maps.get(tensor.file)?.len()).then_some(start..end)
     }
 
     /// The stored rows of a part, after a check that they are where the index says.
@@ -118,7 +140,7 @@ impl StoredRows {
         if start < end && end <= self.map.len() {
             // SAFETY: the map is shared with the file and only read: dropped pages come back from there, the same.
             // Advice only: without, the pages stay until somebody needs the memory.
-            let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
         }
     }
 

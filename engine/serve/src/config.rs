@@ -87,8 +87,9 @@ impl Config {
         let held = match (self.backend, limits.kv_blocks) {
             (_, Some(blocks)) => blocks.saturating_mul(limits.block_tokens),
             (BackendChoice::Fake(_), None) => usize::MAX,
-            (BackendChoice::Cpu { .. }, None) => {
-                let token_bytes = model.layers * 2 * model.kv_heads * model.head_dim * size_of::<f32>();
+            (BackendChoice::Cpu { dtype, .. }, None) => {
+                let kv_dtype = limits.kv_dtype.unwrap_or_else(|| KvDtype::suiting(&self.assets.tensors, dtype));
+                let token_bytes = model.layers * 2 * model.kv_heads * model.head_dim * kv_dtype.bytes();
                 limits.kv_bytes / token_bytes.max(1)
             }
         };
@@ -232,5 +233,30 @@ impl Default for AnswerOptions {
             structured_in_reasoning: false,
             logprobs_max: Some(20),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_context_is_what_the_cache_holds_in_its_own_numbers() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gguf-q8_0/model.gguf");
+        let mut config = Config::new(Arc::new(engine_assets::open(&path).expect("the model is there")), "tiny".into());
+        let model = &config.assets.config;
+        let values = model.layers * 2 * model.kv_heads * model.head_dim;
+        config.limits.kv_bytes = 32 * values * 4;
+        let mut check = |kv_dtype, dtype, tokens| {
+            (config.limits.kv_dtype, config.backend) = (kv_dtype, BackendChoice::Cpu { threads: None, dtype });
+            assert_eq!(config.context_length(), tokens, "{kv_dtype:?} {dtype:?}");
+        };
+        check(Some(KvDtype::Float32), CpuDtype::Auto, 32);
+        check(Some(KvDtype::Float16), CpuDtype::Auto, 64);
+        // Of weights in blocks, half precision is what suits.
+        check(None, CpuDtype::Auto, 64);
+        check(None, CpuDtype::Float32, 32);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::{Fault, FaultKind};
 use engine::backend::fake::{Fake, RealTime, Speed};
-use engine::backend::{Backend, Capacity, DeviceError};
+use engine::backend::{Backend, Capacity, DeviceError, Reserved};
 use engine::handle::Handle;
 use engine::step::{Engine, Ports};
 use engine_cpu::{CpuBackend, CpuDtype, CpuError, CpuOptions, KvDtype, KvSize};
@@ -65,6 +65,12 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
         );
     }
     tiers(config, &*backend, &mut limits, &mut ports)?;
+    let Reserved { weights, kv, activations } = backend.reserved();
+    let host = limits.host_blocks * backend.kv_block_bytes();
+    let [weights, kv, activations, host] = [weights, kv, activations, host].map(|bytes| bytes >> 20);
+    tracing::info!(
+        "memory reserved for life, in MiB: KV cache {kv}, repacked weights {weights}, activations and logits {activations}, KV blocks on the host {host}"
+    );
     let (engine, handle) = Engine::new(backend, limits, ports)
         .map_err(|error| Fault::new(FaultKind::Config, format!("the engine's limits do not fit: {error}"), "change them"))?;
     let (result, ended) = oneshot::channel();

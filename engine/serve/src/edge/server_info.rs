@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
+use engine::backend::Reserved;
 use http::StatusCode;
 use serde_json::{Value, json as value};
 
@@ -32,7 +33,11 @@ pub async fn answer(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> R
         "trackside_version": env!("CARGO_PKG_VERSION"),
         "cpus": std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
     });
-    json(StatusCode::OK, &value!({ "vllm_config": shown, "vllm_env": {}, "system_env": system }))
+    let reserved = app.handle().map(|handle| handle.limits().reserved);
+    let reserved = reserved
+        .map(|Reserved { weights, kv, activations }| value!({ "weights": weights, "kv_cache": kv, "activations": activations }));
+    let own = value!({ "reserved_bytes": reserved });
+    json(StatusCode::OK, &value!({ "vllm_config": shown, "vllm_env": {}, "system_env": system, "trackside": own }))
 }
 
 fn config(app: &App) -> Value {
