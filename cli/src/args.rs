@@ -293,8 +293,10 @@ pub struct EngineArgs {
     /// Publish no KV events
     #[arg(long)]
     pub no_kv_events: bool,
+    /// How events are written: as maps or as arrays
     #[arg(long, value_enum, default_value_t)]
     pub kv_events_encoding: EventEncoding,
+    /// Topic of the events
     #[arg(long, default_value = "", value_name = "TOPIC")]
     pub kv_events_topic: String,
 }
@@ -388,4 +390,36 @@ pub struct ExplainArgs {
     /// The whole answer as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::Args;
+
+    use super::EngineArgs;
+
+    /// Flags in the tables of a page, and the defaults that stand beside them.
+    fn rows(page: &str) -> BTreeMap<&str, &str> {
+        let row = |line| {
+            let mut cells = str::strip_prefix(line, "| `--")?.splitn(3, '|').map(str::trim);
+            Some((cells.next()?.strip_suffix('`')?, cells.next()?))
+        };
+        page.lines().filter_map(row).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_flag_of_the_engine_with_its_default() {
+        let mut rows = rows(include_str!("../../docs/configuration.md"));
+        for flag in EngineArgs::augment_args(clap::Command::new("engine")).get_arguments() {
+            let name = flag.get_long().expect("all are long flags");
+            let written = rows.remove(name).unwrap_or_else(|| panic!("docs/configuration.md has no row for --{name}"));
+            let default = flag.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(" ");
+            if flag.get_action().takes_values() && !default.is_empty() {
+                assert_eq!(written, default, "the default of --{name}");
+            }
+        }
+        assert!(rows.is_empty(), "docs/configuration.md has rows of flags that are not there: {rows:?}");
+    }
 }

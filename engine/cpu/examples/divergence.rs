@@ -36,13 +36,12 @@ fn run(
         slot: Slot(0),
         input: Input::Tokens(0..chunk.len()),
         start: chunk.start as u32,
-        blocks: 0..blocks.len(),
         sample: None,
         drafts: 0,
         scored,
         adapter: None,
     });
-    batch.blocks = blocks;
+    batch.tables.replace(Slot(0), 0, &blocks);
     let ticket = backend.launch(&batch)?;
     let mut outcomes = Outcomes::default();
     backend.settle(ticket, &mut outcomes)?;

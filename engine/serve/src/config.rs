@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn the_context_is_what_the_cache_holds_in_its_own_numbers() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gguf-q8_0/model.gguf");
-        let mut config = Config::new(Arc::new(engine_assets::open(&path).expect("the model is there")), "tiny".into());
+        let mut config = Config::new(Arc::new(engine_assets::open(&path).expect("the model is there")), "tiny");
         let model = &config.assets.config;
         let values = model.layers * 2 * model.kv_heads * model.head_dim;
         config.limits.kv_bytes = 32 * values * 4;
