@@ -7,6 +7,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::log;
 
+mod vllm;
+
+pub use vllm::Ignored;
+
 /// Serves LLMs on a fleet: engines, node agents that watch them, and a scheduler that chooses between them.
 #[derive(Debug, Parser)]
 #[command(name = "trackside", version, max_term_width = 110, after_help = EXIT_CODES)]
@@ -203,6 +207,15 @@ pub struct EngineArgs {
     /// Size of the file in that folder
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     pub kv_disk_size_mib: u64,
+    /// Keep no computed blocks for prompts that begin alike
+    #[arg(long)]
+    pub no_enable_prefix_caching: bool,
+    /// Measure how long KV blocks stay: vllm:kv_block_* of /metrics
+    #[arg(long)]
+    pub kv_cache_metrics: bool,
+    /// Part of the blocks that is measured, above 0 to 1
+    #[arg(long, default_value_t = 0.01, value_name = "PART")]
+    pub kv_cache_metrics_sample: f64,
     /// In which order waiting requests are admitted and running ones preempted
     #[arg(long, value_enum, default_value_t)]
     pub scheduling_policy: SchedulingPolicy,
@@ -225,9 +238,18 @@ pub struct EngineArgs {
     /// LoRA adapters as PEFT saves them, served beside the model under names of their own
     #[arg(long, value_name = "NAME=DIR", num_args = 1.., value_parser = lora_module)]
     pub lora_modules: Vec<(String, PathBuf)>,
-    /// Most adapters loaded at once
+    /// Most adapters among the requests that run; requests for another one wait
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub max_loras: usize,
+    /// Most adapters loaded at once [default: 32, or --max-loras where that is more]
+    #[arg(long, value_name = "N")]
+    pub max_cpu_loras: Option<usize>,
+    /// Load and unload adapters by POST /v1/load_lora_adapter and /v1/unload_lora_adapter
+    #[arg(long, env = "VLLM_ALLOW_RUNTIME_LORA_UPDATING", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_runtime_lora_updating: bool,
+    /// Folder below which those adapters lie [default: anywhere that this process may read]
+    #[arg(long, value_name = "DIR")]
+    pub lora_root: Option<PathBuf>,
     /// Largest rank of an adapter
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub max_lora_rank: usize,
@@ -278,6 +300,27 @@ pub struct EngineArgs {
     #[arg(long)]
     pub enable_responses_store: bool,
 
+    /// Keys of which `Authorization: Bearer` must hold one, for /v1 and all that generates [default: anybody may ask]
+    #[arg(long, value_name = "KEY", num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
+    pub api_key: Vec<String>,
+    /// Origins whose pages may read answers, as a JSON list
+    #[arg(long, default_value = "[\"*\"]", value_name = "JSON", value_parser = names)]
+    pub allowed_origins: Names,
+    /// Methods that such pages may use, as a JSON list
+    #[arg(long, default_value = "[\"*\"]", value_name = "JSON", value_parser = names)]
+    pub allowed_methods: Names,
+    /// Headers that such pages may send, as a JSON list
+    #[arg(long, default_value = "[\"*\"]", value_name = "JSON", value_parser = names)]
+    pub allowed_headers: Names,
+    /// Such pages may send cookies
+    #[arg(long)]
+    pub allow_credentials: bool,
+    /// Prefix below which every path is served as well, for a proxy that does not take it off
+    #[arg(long, default_value = "", value_name = "PATH")]
+    pub root_path: String,
+    #[command(flatten)]
+    pub ignored: Ignored,
+
     /// Rank of this engine in a data-parallel deployment: the `engine` label of metrics and events; moves the ports of KV events by it
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4096), value_name = "RANK")]
     pub data_parallel_rank: u32,
@@ -307,6 +350,14 @@ pub enum ContentFormat {
     Auto,
     String,
     Openai,
+}
+
+/// Words of a JSON list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
+fn names(text: &str) -> Result<Names, String> {
+    serde_json::from_str(text).map(Names).map_err(|error| format!("write a JSON list of strings, such as '[\"*\"]': {error}"))
 }
 
 fn lora_module(text: &str) -> Result<(String, PathBuf), String> {

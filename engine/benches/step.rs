@@ -85,7 +85,7 @@ fn decode_step_us(running: usize, prompt_tokens: usize) -> f64 {
             sampling: Sampling::GREEDY,
             extras: None,
             mask: None,
-            finish: FinishRules { tokens_max: u32::MAX, eos: vec![2], stop: Vec::new() },
+            finish: FinishRules { tokens_max: u32::MAX, eos: vec![2], stop: Vec::new(), repetition: None },
             priority: 0,
             kv_transfer: None,
             remote_kv: false,

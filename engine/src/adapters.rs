@@ -13,7 +13,7 @@ pub struct Adapters {
 enum Place {
     Free,
     Loaded(AdapterKey),
-    Leaving,
+    Leaving(AdapterKey),
 }
 
 /// Why an adapter was not loaded.
@@ -32,14 +32,19 @@ impl Adapters {
         Self { places: vec![Place::Free; loaded_max] }
     }
 
-    /// A free slot for an adapter of this name.
-    pub fn place(&self, key: &AdapterKey) -> Result<AdapterSlot, AdapterError> {
-        if self.slots().any(|(_, place)| matches!(place, Place::Loaded(loaded) if loaded.name == key.name)) {
-            return Err(AdapterError::NameTaken(key.name.to_string()));
-        }
-        let free = self.slots().find(|(_, place)| **place == Place::Free).map(|(slot, _)| slot);
+    /// A slot that nobody has.
+    pub fn free_slot(&self) -> Option<AdapterSlot> {
+        self.slots().find(|(_, place)| **place == Place::Free).map(|(slot, _)| slot)
+    }
+
+    pub fn full(&self) -> AdapterError {
         let loaded = self.places.len();
-        free.ok_or(AdapterError::Full { loaded, loaded_max: loaded })
+        AdapterError::Full { loaded, loaded_max: loaded }
+    }
+
+    /// Where the adapter of this name lies.
+    pub fn named(&self, name: &str) -> Option<AdapterSlot> {
+        self.slots().find(|(_, place)| matches!(place, Place::Loaded(loaded) if &*loaded.name == name)).map(|(slot, _)| slot)
     }
 
     /// The device has it.
@@ -54,18 +59,34 @@ impl Adapters {
 
     /// No new request finds it. `false`: there was none.
     pub fn unload(&mut self, name: &str) -> bool {
-        let place = self.places.iter_mut().find(|place| matches!(place, Place::Loaded(loaded) if &*loaded.name == name));
-        place.map(|place| *place = Place::Leaving).is_some()
+        let Some(slot) = self.named(name) else { return false };
+        let place = &mut self.places[slot.0 as usize];
+        if let Place::Loaded(key) = std::mem::replace(place, Place::Free) {
+            *place = Place::Leaving(key);
+        }
+        true
+    }
+
+    /// An adapter that was to leave stays after all.
+    pub fn stay(&mut self, slot: AdapterSlot) {
+        let place = &mut self.places[slot.0 as usize];
+        if let Place::Leaving(key) = std::mem::replace(place, Place::Free) {
+            *place = Place::Loaded(key);
+        }
     }
 
     /// The slots of unloaded adapters.
     pub fn leaving(&self) -> impl Iterator<Item = AdapterSlot> {
-        self.slots().filter(|(_, place)| **place == Place::Leaving).map(|(slot, _)| slot)
+        self.slots().filter(|(_, place)| matches!(place, Place::Leaving(_))).map(|(slot, _)| slot)
     }
 
-    /// The device has forgotten it.
-    pub fn free(&mut self, slot: AdapterSlot) {
-        self.places[slot.0 as usize] = Place::Free;
+    /// The device has forgotten it. Gives its key, unless an adapter is loaded that has the same: then what was computed with this one
+    /// is as good as ever.
+    pub fn free(&mut self, slot: AdapterSlot) -> Option<AdapterKey> {
+        match std::mem::replace(&mut self.places[slot.0 as usize], Place::Free) {
+            Place::Leaving(key) => Some(key).filter(|key| self.find(key).is_none()),
+            Place::Free | Place::Loaded(_) => None,
+        }
     }
 
     fn slots(&self) -> impl Iterator<Item = (AdapterSlot, &Place)> {

@@ -26,7 +26,7 @@ pub enum Policy {
 }
 
 /// Each adapter slot costs a step a look.
-const ADAPTERS_MAX: usize = 256;
+pub(crate) const ADAPTERS_MAX: usize = 256;
 
 /// Every maximum of one engine. Names follow vLLM's flags where it has one.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +51,10 @@ pub struct Config {
     pub stop_ids_max: usize,
     /// Most likely tokens that a request may be told of, for each token. vLLM calls it `max_logprobs`.
     pub logprobs_max: usize,
-    /// Most adapters loaded at once. vLLM calls it `max_loras`.
+    /// Most adapters loaded at once. vLLM calls it `max_cpu_loras`.
     pub adapters_max: usize,
+    /// Most of them among the running requests; requests for another one wait. vLLM calls it `max_loras`.
+    pub batch_adapters_max: usize,
     /// Most commands, other than requests, that wait for the next step.
     pub commands_max: usize,
     /// Most blocks that leases and requests waiting for remote KV keep from the running requests.
@@ -70,6 +72,9 @@ pub struct Config {
     pub disk_blocks: usize,
     /// Longest time that a request waits for its blocks to come back from a lower tier; then it computes what is missing.
     pub restore_wait_max: Duration,
+    /// Of a million KV blocks, those whose stay on the device is followed and [reported](crate::observe::StepReport::evictions). 0: none.
+    /// vLLM's `kv_cache_metrics_sample`.
+    pub residency_sample_ppm: u32,
     /// Speculative decoding; `None`: every row computes one token.
     pub speculation: Option<Speculation>,
 }
@@ -90,7 +95,8 @@ impl Config {
             waiting_tokens_max: capacity.context_length.max(4 << 20),
             stop_ids_max: 128,
             logprobs_max: 20,
-            adapters_max: 8,
+            adapters_max: 32,
+            batch_adapters_max: 8,
             commands_max: 1024,
             policy: Policy::Fcfs,
             step_time: Some(STEP_TIME),
@@ -99,6 +105,7 @@ impl Config {
             disk_blocks: 0,
             restore_wait_max: Duration::from_secs(5),
             pinned_blocks_max: (capacity.kv_blocks / 4).min(capacity.kv_blocks.saturating_sub(longest_blocks)),
+            residency_sample_ppm: 0,
             speculation: None,
         }
     }
@@ -117,11 +124,13 @@ impl Config {
             stop_ids_max,
             logprobs_max: _,
             adapters_max,
+            batch_adapters_max,
             commands_max,
             pinned_blocks_max,
             host_blocks,
             disk_blocks,
             restore_wait_max: _,
+            residency_sample_ppm: _,
             speculation,
             policy: _,
             step_time: _,
@@ -158,6 +167,7 @@ impl Config {
                 ),
             ),
             (adapters_max <= ADAPTERS_MAX, format!("adapters_max is {adapters_max}; at most {ADAPTERS_MAX} are possible")),
+            (batch_adapters_max >= 1, "batch_adapters_max is 0; it must be at least 1".into()),
             (waiting_max >= 1, "waiting_max is 0; it must be at least 1".into()),
             (
                 waiting_tokens_max >= max_model_len,

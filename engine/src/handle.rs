@@ -162,19 +162,20 @@ impl Handle {
     }
 
     /// Loads an adapter between two steps; requests name it by `key` in their [`ExtraKeys`](domain::ExtraKeys). Who submits such a request
-    /// waits for `reply` first. `reply` is called on the engine's thread.
+    /// waits for `reply` first. With `replaces`, one that has the name is unloaded. `reply` is called on the engine's thread.
     pub fn load_adapter(
         &self,
         key: AdapterKey,
         adapter: Arc<Adapter>,
+        replaces: bool,
         reply: impl FnOnce(Result<(), AdapterError>) + Send + 'static,
     ) -> Result<(), Busy> {
-        self.command(Command::LoadAdapter { key, adapter, reply: Box::new(reply) })
+        self.command(Command::LoadAdapter { key, adapter, replaces, reply: Box::new(reply) })
     }
 
-    /// Unloads an adapter: no new request finds it, those that have it go on, and its place is free after the last of them. Its
-    /// cached blocks are known by its key alone: who loads other weights under the same name gives the key another path. `reply` tells
-    /// whether there was one.
+    /// Unloads an adapter: no new request finds it, those that have it go on, and after the last of them its place is free and its cached
+    /// blocks are forgotten. Until then these are known by its key: who loads other weights under the same name gives the key another
+    /// path. `reply` tells whether there was one.
     pub fn unload_adapter(&self, name: Arc<str>, reply: impl FnOnce(bool) + Send + 'static) -> Result<(), Busy> {
         self.command(Command::UnloadAdapter { name, reply: Box::new(reply) })
     }

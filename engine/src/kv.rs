@@ -18,6 +18,7 @@ mod log;
 mod lower;
 pub mod pool;
 pub mod prefix;
+pub mod residency;
 pub mod tier;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use lease::Leases;
 use log::EventLog;
 use pool::Pool;
 use prefix::{Content, Prefix};
+use residency::Residency;
 use tier::Tiers;
 
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Kv {
     tiers: Option<Tiers>,
     /// Where the list that is being made holds.
     list_sequence: u64,
+    /// `None`: nobody asks how long blocks stay.
+    residency: Option<Residency>,
 }
 
 /// A full, settled block of a sequence, ready to be known.
@@ -59,13 +63,23 @@ impl Kv {
     pub fn new(blocks: usize, block_tokens: usize, tells_events: bool) -> Self {
         let (pool, prefix) = (Pool::new(blocks), Prefix::new(blocks, block_tokens));
         let log = EventLog::new(tells_events, block_tokens);
-        Self { pool, prefix, leases: Leases::default(), block_tokens, log, tiers: None, list_sequence: 0 }
+        Self { pool, prefix, leases: Leases::default(), block_tokens, log, tiers: None, list_sequence: 0, residency: None }
     }
 
     /// Keeps `host_blocks` blocks that leave the device, and behind those `disk_blocks`.
     pub fn with_tiers(self, host_blocks: usize, disk_blocks: usize) -> Self {
         let tiers = (host_blocks > 0).then(|| Tiers::new(host_blocks, disk_blocks, self.block_tokens));
         Self { tiers, ..self }
+    }
+
+    /// Follows how long `sample_ppm` of a million of the blocks stay.
+    pub fn with_residency(self, sample_ppm: u32, now: Instant) -> Self {
+        let residency = (sample_ppm > 0).then(|| Residency::new(self.pool.total(), sample_ppm, now));
+        Self { residency, ..self }
+    }
+
+    pub fn residency_mut(&mut self) -> Option<&mut Residency> {
+        self.residency.as_mut()
     }
 
     /// Blocks that cover `positions`.
@@ -147,6 +161,9 @@ impl Kv {
             return None;
         }
         table.iter().for_each(|&block| self.pool.hold(block));
+        if let Some(residency) = &mut self.residency {
+            table.iter().for_each(|&block| residency.found(block));
+        }
         Some(hits)
     }
 
@@ -158,7 +175,9 @@ impl Kv {
                 tiers.keep(block, &content, self.prefix.tokens(block), &mut self.log);
             }
             self.log.removed(content.hash, Medium::Device);
+            self.residency.iter_mut().for_each(|residency| residency.evicted(block));
         }
+        self.residency.iter_mut().for_each(|residency| residency.taken(block));
         table.push(block);
         true
     }
@@ -167,6 +186,7 @@ impl Kv {
     pub fn hold(&mut self, hash: &BlockHash, table: &mut Vec<BlockId>) -> bool {
         let Some(block) = self.prefix.find(hash) else { return false };
         self.pool.hold(block);
+        self.residency.iter_mut().for_each(|residency| residency.found(block));
         table.push(block);
         true
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::kv::residency::Eviction;
 use crate::kv::tier::TierCounts;
 use crate::request::{FinishReason, RequestId};
 
@@ -32,6 +33,8 @@ pub struct StepReport {
     pub finished: Vec<FinishedReport>,
     /// The rows with drafts that settled.
     pub drafts: Vec<DraftReport>,
+    /// KV blocks given up, of those that are followed.
+    pub evictions: Vec<Eviction>,
     /// Requests that lost their blocks and wait again.
     pub preempted: u32,
     /// Requests that failed because the model's output held no numbers.
@@ -40,13 +43,15 @@ pub struct StepReport {
 
 impl StepReport {
     pub(crate) fn clear(&mut self) {
-        let Self { step: _, settled, admitted, first_token, inter_token, finished, drafts, preempted, corrupted } = self;
+        let Self { step: _, settled, admitted, first_token, inter_token, finished, drafts, evictions, preempted, corrupted } =
+            self;
         settled.clear();
         admitted.clear();
         first_token.clear();
         inter_token.clear();
         finished.clear();
         drafts.clear();
+        evictions.clear();
         (*preempted, *corrupted) = (0, 0);
     }
 }

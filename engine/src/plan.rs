@@ -72,6 +72,8 @@ pub struct Schedule {
     spare_logit_rows: usize,
     /// Most running requests for which there are drafts.
     speculation_batch_max: usize,
+    /// Most adapters among the running requests.
+    batch_adapters_max: usize,
 }
 
 /// What one call of [`Schedule::plan`] decided; reused from step to step.
@@ -136,7 +138,8 @@ impl Schedule {
             restores_runnable: false,
             now,
             kv: Kv::new(capacity.kv_blocks, capacity.block_tokens, tells_events)
-                .with_tiers(config.host_blocks, config.disk_blocks),
+                .with_tiers(config.host_blocks, config.disk_blocks)
+                .with_residency(config.residency_sample_ppm, now),
             slots: (0..slots).rev().map(Slot).collect(),
             retired: VecDeque::new(),
             coming: 0,
@@ -157,6 +160,7 @@ impl Schedule {
             spare_logit_rows_max: capacity.logit_rows - config.max_num_seqs,
             spare_logit_rows: 0,
             speculation_batch_max: config.speculation.map_or(0, |speculation| speculation.batch_max),
+            batch_adapters_max: config.batch_adapters_max,
         }
     }
 

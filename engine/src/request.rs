@@ -103,6 +103,35 @@ pub struct FinishRules {
     pub eos: Vec<u32>,
     /// The client's stop ids.
     pub stop: Vec<u32>,
+    /// `None`: an output may repeat itself.
+    pub repetition: Option<Repetition>,
+}
+
+/// When an output goes round in circles: it ends with a pattern of tokens, several times in a row. vLLM 0.33's `repetition_detection`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repetition {
+    /// Tokens of the pattern; at least 1.
+    pub pattern_min: u32,
+    pub pattern_max: u32,
+    /// How often it stands there; at least 2.
+    pub count: u32,
+    /// Not before this many tokens were generated.
+    pub tokens_min: u32,
+}
+
+impl Repetition {
+    /// Longest pattern times its count: what is looked at for one token.
+    pub const TOKENS_MAX: u32 = 4096;
+
+    /// Whether `output` ends so.
+    pub fn is_in(&self, output: &[u32]) -> bool {
+        let repeats = |pattern: u32| {
+            let (pattern, length) = (pattern as usize, pattern as usize * self.count as usize);
+            let tail = output.len().checked_sub(length).map(|start| &output[start..]);
+            tail.is_some_and(|tail| tail[pattern..] == tail[..length - pattern])
+        };
+        output.len() >= self.tokens_min as usize && (self.pattern_min.max(1)..=self.pattern_max).any(repeats)
+    }
 }
 
 /// Where outputs go. Called on the engine's thread: it must not block.
@@ -163,8 +192,12 @@ pub enum FinishReason {
     MaskEnded,
     /// `tokens_max` or the context length was reached.
     Length,
+    /// The output repeats itself.
+    Repetition,
     /// The client went away or the edge ended it.
     Aborted,
+    /// The adapter of this name was unloaded or replaced while the request was on its way. It has computed nothing.
+    AdapterGone(Arc<str>),
     /// This request alone failed: not-a-number logits, a device error that named it.
     Error(String),
 }

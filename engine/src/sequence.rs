@@ -234,7 +234,8 @@ impl Sequence {
         } else if self.generated() >= self.finish.tokens_max.max(1) || self.tokens.len() >= length_max {
             Some(FinishReason::Length)
         } else {
-            None
+            let repeats = self.finish.repetition.is_some_and(|rule| rule.is_in(&self.tokens[self.progress.prompt as usize..]));
+            repeats.then_some(FinishReason::Repetition)
         }
     }
 

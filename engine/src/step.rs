@@ -188,6 +188,9 @@ impl Engine {
     /// One step. The batch that is launched computes while the one before it is settled, where the backend allows it.
     pub fn step(&mut self) -> Result<Activity, DeviceError> {
         self.report.clear();
+        if let Some(residency) = self.schedule.kv.residency_mut() {
+            residency.tick((self.ports.clock)());
+        }
         let outlook = self.admit()?;
         self.schedule.plan(&mut self.batch, &mut self.plan);
         self.make_moves()?;

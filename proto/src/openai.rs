@@ -11,23 +11,27 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod derender;
 mod input;
 mod logprobs;
+mod lora;
 mod models;
 mod output;
 mod request;
 mod responses;
 mod tokens;
 
+pub use derender::{DerenderChat, DerenderCompletion, Generated, GeneratedChoice, GeneratedLogprob, GeneratedLogprobs};
 pub use input::{Prompt, Stop};
 pub use logprobs::{ChatLogprob, ChatLogprobs, CompletionLogprobs, PromptLogprob, PromptLogprobs, TopLogprob};
+pub use lora::{LoadLora, UnloadLora};
 pub use models::{ModelCard, ModelList, Permission};
 pub use output::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, Completion, CompletionChoice, CompletionChunk, CompletionChunkChoice,
     CompletionTokensDetails, Delta, FunctionCall, FunctionDelta, Message, PromptTokensDetails, RequestMetrics, ToolCall,
     ToolCallDelta, Usage,
 };
-pub use request::{GenerateRequest, Request, StreamOptions};
+pub use request::{GenerateRequest, RepetitionDetection, Request, StreamOptions};
 pub use responses::ResponsesRequest;
 pub use tokens::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest};
 

@@ -55,6 +55,12 @@ WHOLE = {
     "a count": ("/v1/messages/count_tokens", {"model": "builtin", "messages": STORY}, "anthropic.AnthropicCountTokensRequest", "anthropic.AnthropicCountTokensResponse"),
     "a chat that must call": ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 200, "tool_choice": "required", "tools": [{"type": "function", "function": {"name": "now", "parameters": SCHEMA}}]},
                               "chat.ChatCompletionRequest", "chat.ChatCompletionResponse"),
+    "a batch of chats": ("/v1/chat/completions/batch", {**CHAT, "messages": [STORY, STORY]}, "chat.BatchChatCompletionRequest", "chat.ChatCompletionResponse"),
+    "a response as ids": ("/v1/responses/render", {"model": "builtin", "input": "Tell me a story."}, "responses.ResponsesRequest", "generate.GenerateRequest"),
+    "a chat of ids": ("/v1/chat/completions/derender", {"model": "builtin", "chat_request": CHAT, "generate_response": {
+        "request_id": "r", "choices": [{"index": 0, "token_ids": [5, 6, 7], "finish_reason": "length"}]}}, "generate.DerenderChatRequest", "chat.ChatCompletionResponse"),
+    "completions of ids": ("/v1/completions/derender", {"model": "builtin", "generate_responses": [{
+        "request_id": "r", "choices": [{"index": 0, "token_ids": [5, 6, 7], "finish_reason": "length"}]}]}, "generate.DerenderCompletionRequest", "completion.CompletionResponse"),
     "text of tokens": ("/detokenize", {"model": "builtin", "tokens": [5, 6, 7]}, "tokenize.DetokenizeRequest", "tokenize.DetokenizeResponse"),
 }
 STREAMS = {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use domain::{Fault, FaultKind};
 use engine_serve::{
-    AnswerOptions, BackendChoice, Config, CpuDtype, Encoding, FakeSpeed, KvDiskConfig, KvDtype, KvEventsConfig, Limits, Parsers,
-    Policy, Progress, endpoint_of_rank,
+    AnswerOptions, BackendChoice, Config, Cors, CpuDtype, Encoding, FakeSpeed, HttpOptions, KvDiskConfig, KvDtype,
+    KvEventsConfig, Limits, Parsers, Policy, Progress, endpoint_of_rank,
 };
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
@@ -36,6 +36,9 @@ pub fn run(args: EngineArgs) -> Result<(), Fault> {
         tracing::warn!("{warning}");
     }
     let config = config(&args, Arc::new(assets))?;
+    if let flags @ [_, ..] = &args.ignored.0[..] {
+        tracing::info!("flags that change nothing here: --{}", flags.join(", --"));
+    }
     super::runtime(1)?.block_on(async {
         let server = engine_serve::bind(config).await?;
         let bound = server.bound().clone();
@@ -109,6 +112,8 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
             KvCacheDtype::Float32 => Some(KvDtype::Float32),
             KvCacheDtype::Float16 => Some(KvDtype::Float16),
         },
+        prefix_caching: !args.no_enable_prefix_caching,
+        residency_sample_ppm: if args.kv_cache_metrics { parts_per_million(args.kv_cache_metrics_sample)? } else { 0 },
         policy: match args.scheduling_policy {
             SchedulingPolicy::Fcfs => Policy::Fcfs,
             SchedulingPolicy::Priority => Policy::Priority,
@@ -120,7 +125,9 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         ..Limits::default()
     };
     config.adapters = args.lora_modules.clone();
-    (config.adapters_max, config.adapter_rank_max) = (args.max_loras, args.max_lora_rank);
+    (config.batch_adapters_max, config.adapter_rank_max) = (args.max_loras, args.max_lora_rank);
+    config.adapters_max = args.max_cpu_loras.unwrap_or(config.adapters_max).max(args.max_loras);
+    (config.runtime_adapters, config.adapter_root) = (args.allow_runtime_lora_updating, args.lora_root.clone());
     config.answers = AnswerOptions {
         prompt_tokens_details: args.enable_prompt_tokens_details,
         per_request_metrics: args.enable_per_request_metrics,
@@ -133,6 +140,16 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
     };
     config.parsers = Parsers::named(Some(&args.tool_call_parser), Some(&args.reasoning_parser), args.enable_auto_tool_choice)?;
     config.dev_mode = args.dev_mode;
+    config.http = HttpOptions {
+        api_keys: args.api_key.clone(),
+        cors: Cors {
+            origins: args.allowed_origins.0.clone(),
+            methods: args.allowed_methods.0.clone(),
+            headers: args.allowed_headers.0.clone(),
+            credentials: args.allow_credentials,
+        },
+        root_path: args.root_path.trim_end_matches('/').to_owned(),
+    };
     config.data_parallel_rank = args.data_parallel_rank;
     config.kv_disk = args
         .kv_disk_path
@@ -174,6 +191,16 @@ pub fn name_of(model: &str) -> String {
     }
     let file = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| model.to_owned());
     file.strip_suffix(".gguf").map_or(file.clone(), str::to_owned)
+}
+
+fn parts_per_million(part: f64) -> Result<u32, Fault> {
+    match part > 0.0 && part <= 1.0 {
+        true => Ok(((part * 1e6) as u32).max(1)),
+        false => {
+            let what = format!("--kv-cache-metrics-sample {part} is no part");
+            Err(Fault::new(FaultKind::Usage, what, "give one above 0, at most 1"))
+        }
+    }
 }
 
 fn gib(flag: &str, value: f64) -> Result<usize, Fault> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::ModelAssets;
 use crate::architecture::Found;
@@ -92,6 +93,18 @@ impl Adapter {
             modules.insert(module, LowRankWeights { rank, inputs, outputs, scale: settings.scale(rank), a, b });
         }
         Ok(Self { path: path.to_path_buf(), modules })
+    }
+
+    /// SHA-256 of what it adds: equal digests mean equal outputs.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut sha = Sha256::new();
+        for (name, LowRankWeights { rank, inputs, outputs, scale, a, b }) in &self.modules {
+            sha.update((name.len() as u64).to_le_bytes());
+            sha.update(name);
+            [rank, inputs, outputs].into_iter().for_each(|size| sha.update((*size as u64).to_le_bytes()));
+            [scale].into_iter().chain(a).chain(b).for_each(|value| sha.update(value.to_le_bytes()));
+        }
+        sha.finalize().into()
     }
 
     /// The widest of its modules.

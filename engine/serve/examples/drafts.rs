@@ -128,7 +128,7 @@ fn run(
         }
         true
     };
-    let finish = FinishRules { tokens_max, eos: assets.generation.eos.clone(), stop: Vec::new() };
+    let finish = FinishRules { tokens_max, eos: assets.generation.eos.clone(), ..FinishRules::default() };
     handle.submit(NewRequest::new(Arc::clone(prompt), Sampling::GREEDY, finish, Instant::now(), Box::new(sink)))?;
     while tokens.lock().is_ok_and(|tokens| tokens.is_empty()) {
         engine.step()?;

@@ -1,5 +1,6 @@
 //! What `trackside engine` is told: addresses, names, limits, and what computes.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use engine::speculate::Speculation;
 use engine_assets::ModelAssets;
 use engine_cpu::{CpuDtype, KvDtype};
 
+use crate::adapters::Loader;
+use crate::edge::cors::Cors;
 use crate::edge::http::BODY_BYTES_MAX;
 use crate::edge::kv_events::KvEventsConfig;
 use crate::kv_disk::KvDiskConfig;
@@ -38,9 +41,14 @@ pub struct Config {
     pub parsers: Parsers,
     /// LoRA adapters loaded at the start: name and folder.
     pub adapters: Vec<(String, PathBuf)>,
-    /// Most adapters loaded at once, and the largest rank of one.
+    /// Most adapters loaded at once, most of them in one batch, and the largest rank of one.
     pub adapters_max: usize,
+    pub batch_adapters_max: usize,
     pub adapter_rank_max: usize,
+    /// Adapters are loaded and unloaded over HTTP; vLLM's `VLLM_ALLOW_RUNTIME_LORA_UPDATING`.
+    pub runtime_adapters: bool,
+    /// Those lie below this folder; `None`: anywhere.
+    pub adapter_root: Option<PathBuf>,
     /// Speculative decoding; `None`: off.
     pub speculation: Option<Speculation>,
     /// `None`: no KV events are published.
@@ -49,6 +57,8 @@ pub struct Config {
     pub kv_disk: Option<KvDiskConfig>,
     /// Which rank of a data-parallel deployment this engine is: the `engine` label of its metrics and a field of its KV events.
     pub data_parallel_rank: u32,
+    /// Who may ask, and by which paths.
+    pub http: HttpOptions,
     /// Serve what vLLM serves in its developer mode: pause, sleep, reset, abort.
     pub dev_mode: bool,
     /// How long open requests may take after the server is told to end; then they are aborted.
@@ -69,12 +79,16 @@ impl Config {
             answers: AnswerOptions::default(),
             parsers: Parsers::default(),
             adapters: Vec::new(),
-            adapters_max: 8,
+            adapters_max: 32,
+            batch_adapters_max: 8,
             adapter_rank_max: 64,
+            runtime_adapters: false,
+            adapter_root: None,
             speculation: None,
             kv_events: None,
             kv_disk: None,
             data_parallel_rank: 0,
+            http: HttpOptions::default(),
             dev_mode: false,
             drain_timeout: Duration::from_secs(30),
             step_timeout: Duration::from_secs(300),
@@ -119,14 +133,43 @@ impl Config {
                 "give --kv-offloading-size as well: blocks reach the disk through it",
             );
         }
+        let root = &self.http.root_path;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+        let is_prefix = root.starts_with('/') && root.len() > 1 && !root.ends_with('/') && root.bytes().all(plain);
+        if !root.is_empty() && !is_prefix {
+            return usage(format!("the root path {root:?} is no prefix of paths"), "give one like /llm");
+        }
         if self.limits.connections_max == 0 || self.limits.body_bytes_max == 0 {
             return usage("connections_max or body_bytes_max is 0".into(), "give at least 1");
         }
         Ok(())
     }
 
+    pub(crate) fn loader(&self) -> Loader {
+        Loader { base: Arc::clone(&self.assets), rank_max: self.adapter_rank_max, root: self.adapter_root.clone() }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.names[0]
+    }
+}
+
+/// Who may ask, and by which paths. The names are those of vLLM's flags.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// `Authorization: Bearer` must hold one of these; empty: anybody may ask.
+    pub api_keys: Vec<String>,
+    pub cors: Cors,
+    /// Every path is served below this prefix as well, for a proxy that does not take it off.
+    pub root_path: String,
+}
+
+impl fmt::Debug for HttpOptions {
+    /// Keys are nobody's business, least of all a log's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { api_keys, cors, root_path } = self;
+        let keys = api_keys.len();
+        f.debug_struct("HttpOptions").field("api_keys", &keys).field("cors", cors).field("root_path", root_path).finish()
     }
 }
 
@@ -165,6 +208,8 @@ pub struct Limits {
     /// Host memory for KV blocks that leave the device; 0: none. vLLM's `kv_offloading_size`, in bytes.
     pub kv_offloading_bytes: usize,
     pub prefix_caching: bool,
+    /// Of a million KV blocks, those whose stay is measured; 0: none. vLLM's `kv_cache_metrics_sample`.
+    pub residency_sample_ppm: u32,
     pub policy: Policy,
     /// How long a step with decodes in it should take; `None`: a long prompt may take all that the other limits allow.
     pub step_time: Option<Duration>,
@@ -190,6 +235,7 @@ impl Default for Limits {
             kv_dtype: None,
             kv_offloading_bytes: 0,
             prefix_caching: true,
+            residency_sample_ppm: 0,
             policy: Policy::Fcfs,
             step_time: Some(engine::config::STEP_TIME),
             waiting_max: None,

@@ -11,6 +11,7 @@ use engine_cpu::{CpuBackend, CpuDtype, CpuError, CpuOptions, KvDtype, KvSize};
 use engine_text::Text;
 use tokio::sync::oneshot;
 
+use crate::adapters::LoadError;
 use crate::config::{BackendChoice, Config, FakeSpeed};
 use crate::edge::app::App;
 use crate::edge::kv_events::EventQueue;
@@ -51,8 +52,9 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     let mut limits = engine::config::Config::for_device(&capacity);
     limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
     limits.prefix_caching = config.limits.prefix_caching;
+    limits.residency_sample_ppm = config.limits.residency_sample_ppm;
     limits.speculation = config.speculation;
-    limits.adapters_max = config.adapters_max;
+    (limits.adapters_max, limits.batch_adapters_max) = (config.adapters_max, config.batch_adapters_max);
     // Without a limit of its own, a request may ask for the whole vocabulary.
     limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
     (limits.policy, limits.step_time) = (config.limits.policy, config.limits.step_time);
@@ -82,7 +84,17 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
             let what = format!("the adapter {name} has the name of the model");
             return Err(Fault::new(FaultKind::Usage, what, "give it another one"));
         }
-        app.adapters.load(&handle, &config.assets, config.adapter_rank_max, name, path)?;
+        let fault =
+            |what: String, action: &str| Fault::new(FaultKind::Model, format!("cannot load the adapter {name}: {what}"), action);
+        if app.adapters.find(name).is_some() {
+            return Err(fault(format!("an adapter named {name} is loaded already"), "give each a name of its own"));
+        }
+        let loaded = app.adapters.load(&handle, &config.loader(), name, &path.display().to_string(), path);
+        loaded.map_err(|error| match error {
+            LoadError::Unreadable(error) => fault(error.to_string(), "mend what is named"),
+            LoadError::Refused(error) => fault(error.to_string(), "load fewer, or raise --max-cpu-loras"),
+            error @ (LoadError::Busy(_) | LoadError::Silent) => fault(error.to_string(), "see the log"),
+        })?;
     }
     Ok(Loaded { handle, text, kv_dtype, ended })
 }

@@ -5,13 +5,15 @@ mod absent;
 mod answers;
 mod buckets;
 mod drafts;
+mod lora;
 mod old;
 mod process;
+mod residency;
 mod sleep;
 mod tiers;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use engine::observe::{FinishedReport, Observer, Stats, StepReport};
 use engine::request::{FinishReason, Rejected};
@@ -22,11 +24,13 @@ use prometheus::{
 };
 
 use absent::Absent;
-use answers::Answers;
+use answers::{Answering, Answers};
 use drafts::Drafts;
 use old::Old;
 use process::Process;
+use sleep::Operating;
 
+use crate::adapters::InUse;
 use crate::in_flight::Changed;
 
 /// What labels a series: constant for the life of an engine.
@@ -38,6 +42,12 @@ pub struct Labels<'a> {
     pub max_model_len: usize,
     /// Most drafts of one row; 0 where there are none.
     pub drafts_max: usize,
+    /// Most adapters of one batch.
+    pub adapters_max: usize,
+    /// Whether stays of KV blocks are followed.
+    pub residency: bool,
+    /// Whether the engine can be sent to sleep.
+    pub developer: bool,
 }
 
 /// Facts for `vllm:cache_config_info`.
@@ -61,17 +71,19 @@ pub struct Metrics {
     /// What that gauge was called until 2025; dashboards still ask for it.
     gpu_cache_usage: Gauge,
     cache_config: GaugeVec,
-    lora_requests: Gauge,
+    lora: lora::Lora,
     prefix_queries: IntCounter,
     prefix_hits: IntCounter,
     preemptions: IntCounter,
     corrupted: IntCounter,
     drafts: Option<Drafts>,
+    residency: Option<residency::Residency>,
     prompt_tokens: IntCounter,
     prompt_tokens_cached: IntCounter,
     sources: Sources,
     tiers: tiers::Tiers,
     sleep: sleep::Sleep,
+    operations: Option<sleep::Operations>,
     generation_tokens: IntCounter,
     success: Success,
     rejections: Rejections,
@@ -105,6 +117,7 @@ struct Success {
     length: IntCounter,
     abort: IntCounter,
     error: IntCounter,
+    repetition: IntCounter,
 }
 
 /// `vllm:prompt_tokens_by_source_total`.
@@ -168,7 +181,7 @@ impl Metrics {
         let make = Maker { registry: &registry, labels };
         let by_reason =
             make.held(GaugeVec::new(make.opts("num_requests_waiting_by_reason", "Requests that wait, by reason."), &["reason"]));
-        let [stop, length, abort, error, _repetition] = make.counters(
+        let [stop, length, abort, error, repetition] = make.counters(
             "request_success",
             "Requests that ended, by reason.",
             "finished_reason",
@@ -189,10 +202,6 @@ impl Metrics {
         let lengths = || buckets::one_two_five(labels.max_model_len);
         let cache_labels =
             ["block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching", "gpu_memory_utilization", "num_cpu_blocks"];
-        let lora =
-            make.bare("lora_requests_info", "Adapters of waiting and running requests; the value is the time of the reading.");
-        let lora =
-            lora.const_label("max_lora", "0").const_label("waiting_lora_adapters", "").const_label("running_lora_adapters", "");
         Self {
             running: make.gauge("num_requests_running", "Requests in the running batch."),
             waiting: make.gauge("num_requests_waiting", "Requests that wait for admission to the batch."),
@@ -203,10 +212,11 @@ impl Metrics {
                 .held(Gauge::with_opts(make.opts("gpu_cache_usage_perc", "The old name of kv_cache_usage_perc."))),
             cache_config: make
                 .held(GaugeVec::new(make.opts("cache_config_info", "Configuration of the KV cache."), &cache_labels)),
-            lora_requests: make.held(Gauge::with_opts(lora)),
+            lora: lora::Lora::new(&make, labels.adapters_max),
             prefix_queries: make.counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
             prefix_hits: make.counter("prefix_cache_hits", "Prompt tokens found in the prefix cache."),
             drafts: Drafts::new(&make, labels.drafts_max),
+            residency: labels.residency.then(|| residency::Residency::new(&make)),
             corrupted: make.counter(
                 "corrupted_requests",
                 "Requests that failed because the model's output held no numbers (NaN or infinity).",
@@ -218,7 +228,8 @@ impl Metrics {
             sources: Sources { computed, cached, remote },
             tiers: tiers::Tiers::new(&make),
             sleep: sleep::Sleep::new(&make),
-            success: Success { stop, length, abort, error },
+            operations: labels.developer.then(|| sleep::Operations::new(&make)),
+            success: Success { stop, length, abort, error, repetition },
             rejections: Rejections { requests, tokens, not_ready },
             time_to_first_token: make.histogram(
                 "time_to_first_token_seconds",
@@ -298,13 +309,23 @@ impl Metrics {
         self.request_params_n.observe(f64::from(n));
     }
 
-    /// An HTTP answer of the route `path`; `None` where no route matched.
-    pub fn answered(&self, path: Option<&str>, status: u16) {
-        self.answers.count(path, status);
+    /// The engine is being sent to sleep, or woken, until what this gives is dropped.
+    pub fn sleeping(&self) -> Option<Operating> {
+        self.operations.as_ref().map(|operations| operations.sleep.begin())
+    }
+
+    pub fn waking(&self) -> Option<Operating> {
+        self.operations.as_ref().map(|operations| operations.wake.begin())
+    }
+
+    /// An HTTP answer of the route `path`, `None` where no route matched, to a request that came at `began`. What it gives is held as long
+    /// as the answer's body is on its way.
+    pub fn answered(&self, path: Option<&str>, status: u16, began: Instant) -> Option<Answering> {
+        self.answers.count(path, status, began)
     }
 
     /// Prometheus' text format, version 0.0.4. `None`: there is no engine yet.
-    pub fn scrape(&self, stats: Option<&Stats>) -> Vec<u8> {
+    pub fn scrape(&self, stats: Option<&Stats>, adapters: &InUse) -> Vec<u8> {
         if let Some(stats) = stats {
             self.running.set(stats.running as i64);
             self.waiting.set(stats.waiting as i64);
@@ -317,8 +338,7 @@ impl Metrics {
             self.sleep.read(stats);
         }
         self.process.read();
-        // Routers take the newest series by this value.
-        self.lora_requests.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.lora.read(adapters);
         let mut text = Vec::with_capacity(32 << 10);
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("writing to memory");
         text
@@ -329,7 +349,8 @@ impl Metrics {
             FinishReason::Eos | FinishReason::StopId(_) | FinishReason::Stop | FinishReason::MaskEnded => self.success.stop.inc(),
             FinishReason::Length => self.success.length.inc(),
             FinishReason::Aborted => self.success.abort.inc(),
-            FinishReason::Error(_) => self.success.error.inc(),
+            FinishReason::Repetition => self.success.repetition.inc(),
+            FinishReason::AdapterGone(_) | FinishReason::Error(_) => self.success.error.inc(),
         }
         self.e2e.observe(report.e2e.as_secs_f64());
         let intervals = [
@@ -378,6 +399,9 @@ impl Metrics {
         self.corrupted.inc_by(report.corrupted.into());
         if let Some(drafts) = &self.drafts {
             report.drafts.iter().for_each(|report| drafts.settled(report));
+        }
+        if let Some(residency) = &self.residency {
+            report.evictions.iter().for_each(|eviction| residency.evicted(eviction));
         }
         report.finished.iter().for_each(|report| self.finished(report));
     }

@@ -20,6 +20,7 @@ use crate::edge::app::{App, Life, Ready};
 use crate::edge::http;
 use crate::edge::kv_events::{self, BoundEvents, EventQueue};
 use crate::edge::responses::store::Store;
+use crate::edge::tokens;
 use crate::guide::Guides;
 use crate::in_flight::{Changed, Ledger};
 use crate::load::{self, Loaded};
@@ -69,7 +70,15 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
     let max_model_len = config.context_length();
     let engine = config.data_parallel_rank;
     let drafts_max = config.speculation.map_or(0, |speculation| speculation.tokens);
-    let metrics = Arc::new(Metrics::new(&Labels { model_name: config.name(), engine, max_model_len, drafts_max }));
+    let metrics = Arc::new(Metrics::new(&Labels {
+        model_name: config.name(),
+        engine,
+        max_model_len,
+        drafts_max,
+        adapters_max: config.batch_adapters_max,
+        residency: config.limits.residency_sample_ppm > 0,
+        developer: config.dev_mode,
+    }));
     let (events, bound_events) = match config.kv_events.clone() {
         Some(events) => {
             let (queue, bound) = kv_events::start(events, metrics.kv_events_dropped.clone()).await?;
@@ -82,6 +91,8 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
     let app = Arc::new(App {
         names: config.names.iter().map(|name| Arc::from(name.as_str())).collect(),
         adapters: Adapters::default(),
+        loader: config.runtime_adapters.then(|| config.loader()),
+        tokenizer_info: config.answers.tokenizer_info.then(|| tokens::tokenizer_info(&config.assets.text, max_model_len)),
         root: config.assets.path.display().to_string(),
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         incarnation,
@@ -89,6 +100,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         max_model_len,
         generation: config.assets.generation.clone(),
         body_bytes_max: config.limits.body_bytes_max,
+        http: config.http.clone(),
         kv_events: bound_events.clone(),
         kv_events_config: config.kv_events.clone(),
         answers: config.answers,
@@ -98,6 +110,7 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         data_parallel_rank: engine,
         metrics,
         in_flight: Ledger::new(changed.clone()),
+        open: Arc::default(),
         changed,
         workers: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
         ending: CancellationToken::new(),
@@ -210,7 +223,7 @@ async fn warm_up(handle: &Handle) -> Result<(), Fault> {
         sampling: Sampling::GREEDY,
         extras: None,
         mask: None,
-        finish: FinishRules { tokens_max: 1, eos: Vec::new(), stop: Vec::new() },
+        finish: FinishRules { tokens_max: 1, ..FinishRules::default() },
         priority: 0,
         kv_transfer: None,
         remote_kv: false,

@@ -75,12 +75,24 @@ pub(crate) enum Command {
     Wake(Wake, Box<dyn FnOnce(bool) + Send>),
     ResetPrefixCache(Reset, Box<dyn FnOnce(bool) + Send>),
     Blocks(Box<dyn FnOnce(BlockList) + Send>),
-    Lease { chain: Vec<BlockHash>, expires: Instant, reply: Box<dyn FnOnce(Option<Leased>) + Send> },
+    Lease {
+        chain: Vec<BlockHash>,
+        expires: Instant,
+        reply: Box<dyn FnOnce(Option<Leased>) + Send>,
+    },
     Renew(LeaseId, Instant),
     Release(LeaseId),
     Remote(RequestId, RemoteOutcome),
-    LoadAdapter { key: AdapterKey, adapter: Arc<Adapter>, reply: Box<dyn FnOnce(Result<(), AdapterError>) + Send> },
-    UnloadAdapter { name: Arc<str>, reply: Box<dyn FnOnce(bool) + Send> },
+    LoadAdapter {
+        key: AdapterKey,
+        adapter: Arc<Adapter>,
+        replaces: bool,
+        reply: Box<dyn FnOnce(Result<(), AdapterError>) + Send>,
+    },
+    UnloadAdapter {
+        name: Arc<str>,
+        reply: Box<dyn FnOnce(bool) + Send>,
+    },
 }
 
 /// Requests that left the queue in a step: admitted, or ended before.

@@ -2,15 +2,27 @@
 
 use std::collections::HashSet;
 
+use domain::AdapterKey;
+
 use super::Kv;
 use super::event::Medium;
 use super::hash::BlockHash;
+use super::residency::Residency;
 use crate::backend::BlockId;
 
 impl Kv {
     /// Makes these blocks, and all that are known behind them on any tier, unknown: what they hold cannot be trusted.
     pub fn forget(&mut self, blocks: &[BlockId]) {
-        let mut gone: HashSet<BlockHash> = blocks.iter().filter_map(|&block| self.prefix.hash_of(block)).collect();
+        self.forget_all(blocks.iter().filter_map(|&block| self.prefix.hash_of(block)).collect());
+    }
+
+    /// Makes all blocks unknown that were computed with an adapter, on any tier.
+    pub fn forget_adapter(&mut self, key: &AdapterKey) {
+        let lower = self.tiers.iter().flat_map(|tiers| tiers.of_adapter(key));
+        self.forget_all(self.prefix.of_adapter(key).chain(lower).collect());
+    }
+
+    fn forget_all(&mut self, mut gone: HashSet<BlockHash>) {
         if gone.is_empty() {
             return;
         }
@@ -45,5 +57,6 @@ impl Kv {
             self.log.cleared();
         }
         self.prefix.clear();
+        self.residency.iter_mut().for_each(Residency::clear);
     }
 }

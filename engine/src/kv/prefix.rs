@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use domain::ExtraKeys;
+use domain::{AdapterKey, ExtraKeys};
 
 use super::hash::{BlockHash, ByDigest};
 use super::listing::Listing;
@@ -112,6 +112,12 @@ impl Prefix {
             }
         }
         removed
+    }
+
+    /// Hashes of the blocks that were computed with an adapter.
+    pub fn of_adapter(&self, key: &AdapterKey) -> impl Iterator<Item = BlockHash> {
+        let known = self.content.iter().flatten();
+        known.filter(move |content| content.extra.adapter.as_ref() == Some(key)).map(|content| content.hash)
     }
 
     pub fn hashes(&self) -> Vec<BlockHash> {

@@ -11,6 +11,8 @@
 
 use std::collections::HashSet;
 
+use domain::AdapterKey;
+
 use super::event::{CachedBlock, Medium};
 use super::hash::BlockHash;
 use super::log::EventLog;
@@ -202,6 +204,11 @@ impl Tiers {
         if let Some(disk) = &mut self.disk {
             log.removed_all(disk.content.remove_behind(gone), Medium::Disk);
         }
+    }
+
+    /// Hashes of the blocks that were computed with an adapter.
+    pub fn of_adapter(&self, key: &AdapterKey) -> impl Iterator<Item = BlockHash> {
+        self.disk.iter().chain([&self.host]).flat_map(move |shelf| shelf.content.of_adapter(key))
     }
 
     /// Forgets everything.

@@ -3,7 +3,7 @@
 use super::share::Share;
 use super::{Plan, Schedule};
 use crate::backend::Batch;
-use crate::config::Policy;
+use crate::config::{ADAPTERS_MAX, Policy};
 use crate::kv::Kv;
 use crate::sequence::{Key, Sequence, State};
 
@@ -43,8 +43,9 @@ impl Schedule {
     }
 
     pub(super) fn plan_waiting(&mut self, budget: &mut usize, share: &mut Share, batch: &mut Batch, plan: &mut Plan) {
-        // Requests that are passed over: a running one computes what they need.
+        // Requests that are passed over: a running one computes what they need, or as many adapters run as may.
         let mut passed = 0;
+        let mut adapters_wait = false;
         while *budget > 0 && share.tokens > 0 && !self.slots.is_empty() {
             let Some(key) = self.waiting.iter().nth(passed) else { break };
             let sequence = self.table.get(key);
@@ -52,9 +53,15 @@ impl Schedule {
             if sequence.in_flight > 0 {
                 break;
             }
-            if passed < PASSED_MAX && self.is_being_computed(key) {
+            // Behind one that waits for another adapter's end, no further request keeps an adapter from ending.
+            adapters_wait |= self.is_adapter_too_many(key);
+            let adapter_waits = adapters_wait && sequence.adapter.is_some();
+            if passed < PASSED_MAX && (adapter_waits || self.is_being_computed(key)) {
                 passed += 1;
                 continue;
+            }
+            if adapter_waits {
+                break;
             }
             let restorable = !sequence.restored && sequence.blocks.is_empty();
             if restorable && self.fits(key) && self.restore(key) {
@@ -81,6 +88,18 @@ impl Schedule {
                 plan.admitted.push(key);
             }
         }
+    }
+
+    /// Whether a waiting request's adapter would be one more than may run at once.
+    fn is_adapter_too_many(&self, key: Key) -> bool {
+        let Some(adapter) = self.table.get(key).adapter else { return false };
+        let mut running = [0u64; ADAPTERS_MAX / 64];
+        for slot in self.running.iter().filter_map(|&other| self.table.get(other).adapter) {
+            running[slot.0 as usize / 64] |= 1 << (slot.0 % 64);
+        }
+        let runs = running[adapter.0 as usize / 64] >> (adapter.0 % 64) & 1 == 1;
+        let adapters: u32 = running.iter().map(|slots| slots.count_ones()).sum();
+        !runs && adapters as usize >= self.batch_adapters_max
     }
 
     /// Whether the next block that a waiting request does not find in the cache is of a prompt that runs: then it waits for it, and

@@ -212,7 +212,7 @@ fn a_draw_depends_on_seed_and_index_alone() {
 
 /// Logits and what `extras` makes of them for the token behind `prompt` and `output`.
 fn processed(logits: &[f32], extras: SamplingExtras, prompt: &[u32], output: &[u32]) -> Vec<f32> {
-    let finish = FinishRules { tokens_max: 9, eos: vec![0, 77], stop: vec![3] };
+    let finish = FinishRules { tokens_max: 9, eos: vec![0, 77], stop: vec![3], repetition: None };
     let state = SharedState::new(Some(Arc::new(extras)), None, &finish, prompt).expect("it asks for something");
     let mut state = state.lock();
     output.iter().for_each(|&token| assert_eq!(state.accept(token), Ok(Accepted::More)));

@@ -121,7 +121,7 @@ impl Engine {
             }
             Command::Release(lease) => self.schedule.kv.release_lease(lease),
             Command::Remote(id, outcome) => self.remote_done(id, outcome),
-            Command::LoadAdapter { key, adapter, reply } => reply(self.load_adapter(key, &adapter)),
+            Command::LoadAdapter { key, adapter, replaces, reply } => reply(self.load_adapter(key, &adapter, replaces)),
             Command::UnloadAdapter { name, reply } => {
                 reply(self.adapters.unload(&name));
             }

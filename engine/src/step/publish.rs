@@ -46,6 +46,9 @@ impl Engine {
     /// Shows the world what this step did.
     pub(super) fn publish(&mut self) {
         self.publish_events();
+        if let Some(residency) = self.schedule.kv.residency_mut() {
+            residency.drain(&mut self.report.evictions);
+        }
         let (schedule, kv) = (&self.schedule, &self.schedule.kv);
         self.stats.steps += 1;
         self.report.step = self.stats.steps;

@@ -80,10 +80,14 @@ fn other_adapters_and_salts_share_nothing() {
     let adapter =
         |name: &str| ExtraKeys { adapter: Some(AdapterKey { name: name.into(), path: "p".into() }), ..ExtraKeys::default() };
     let salt = |salt: &str| ExtraKeys { cache_salt: Some(salt.into()), ..ExtraKeys::default() };
-    for name in ["a", "b"] {
-        let weights = Adapter { path: "p".into(), modules: BTreeMap::new() };
+    let load = |world: &World, name: &str, path: &str, replaces: bool| {
+        let weights = Adapter { path: path.into(), modules: BTreeMap::new() };
         let loaded = |result: Result<(), AdapterError>| result.expect("there is room");
-        world.handle.load_adapter(AdapterKey { name: name.into(), path: "p".into() }, Arc::new(weights), loaded).unwrap();
+        let key = AdapterKey { name: name.into(), path: path.into() };
+        world.handle.load_adapter(key, Arc::new(weights), replaces, loaded).unwrap();
+    };
+    for name in ["a", "b"] {
+        load(&world, name, "p", false);
     }
     world.step();
     let keys = [ExtraKeys::default(), adapter("a"), adapter("b"), salt("a"), salt("b")];
@@ -92,6 +96,20 @@ fn other_adapters_and_salts_share_nothing() {
             let ask = Ask { extra: extra.clone(), ..ask(&prompt(1, 10), 2) };
             assert_eq!(answer(&mut world, &ask), round, "{extra:?}");
         }
+    }
+    // Case D5: what an adapter computed is forgotten with it, and nothing else; the world's replay of events must agree.
+    let before = world.handle.stats().cached_blocks;
+    load(&world, "a", "q", true);
+    world.handle.unload_adapter("b".into(), |found| assert!(found)).unwrap();
+    world.step();
+    assert_eq!(world.handle.stats().cached_blocks, before - 2 * 2, "two blocks each");
+    for (extra, cached) in [(ExtraKeys::default(), 8), (salt("a"), 8), (salt("b"), 8)] {
+        assert_eq!(answer(&mut world, &Ask { extra, ..ask(&prompt(1, 10), 2) }), cached);
+    }
+    let mut renewed = adapter("a");
+    renewed.adapter = Some(AdapterKey { name: "a".into(), path: "q".into() });
+    for cached in [0, 8] {
+        assert_eq!(answer(&mut world, &Ask { extra: renewed.clone(), ..ask(&prompt(1, 10), 2) }), cached);
     }
 }
 

@@ -368,7 +368,7 @@ impl World {
             sampling: ask.sampling,
             extras: Some(Arc::new(ask.extras.clone())),
             mask,
-            finish: FinishRules { tokens_max: ask.tokens_max, eos: ask.eos.clone(), stop: ask.stop.clone() },
+            finish: FinishRules { tokens_max: ask.tokens_max, eos: ask.eos.clone(), stop: ask.stop.clone(), repetition: None },
             priority: ask.priority,
             kv_transfer: Some("params".into()),
             remote_kv: ask.remote,

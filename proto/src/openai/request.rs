@@ -42,6 +42,7 @@ pub struct Request {
     pub stop: Option<Stop>,
     pub stop_token_ids: Option<Vec<i64>>,
     pub ignore_eos: Option<bool>,
+    pub repetition_detection: Option<RepetitionDetection>,
     pub include_stop_str_in_output: Option<bool>,
 
     // --- shape of the answer
@@ -100,12 +101,23 @@ pub struct Request {
     pub suffix: Option<String>,
     pub prompt_embeds: Option<Value>,
     pub thinking_token_budget: Option<Value>,
-    pub repetition_detection: Option<Value>,
     pub mm_processor_kwargs: Option<Value>,
     pub media_io_kwargs: Option<Value>,
     pub ec_transfer_params: Option<Value>,
     pub watermarking: Option<bool>,
     pub return_weight_versions: Option<bool>,
+}
+
+/// Ends an output that goes round in circles: with a pattern of tokens, several times in a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct RepetitionDetection {
+    /// Longest pattern, in tokens; 0: nothing is looked for.
+    pub max_pattern_size: Option<i64>,
+    /// Shortest pattern; 0 is 1.
+    pub min_pattern_size: Option<i64>,
+    /// How often it must stand there; at least 2.
+    pub min_count: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,7 +13,7 @@ use engine::backend::Sleep;
 use engine::handle::{Busy, Handle, PauseMode, Quiet, Reset, Wake};
 use engine::request::FinishReason;
 use http::StatusCode;
-use serde_json::{Value, json as value};
+use serde_json::{Map, Value, json as value};
 use tokio::sync::oneshot;
 
 use super::answer::{ApiError, json, sentence};
@@ -29,6 +30,10 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/is_sleeping", get(is_sleeping))
         .route("/reset_prefix_cache", post(reset_prefix_cache))
         .route("/abort_requests", post(abort_requests))
+        .route("/reset_mm_cache", post(reset_nothing))
+        .route("/reset_encoder_cache", post(reset_nothing))
+        .route("/get_world_size", get(world_size))
+        .route("/weight_info", get(weight_info))
 }
 
 type Answer = Result<Response, ApiError>;
@@ -62,6 +67,7 @@ async fn sleep(State(app): State<Arc<App>>, request: Request) -> Answer {
         other => return Err(ApiError::parameter("level", format!("`level` is {other}; it must be 0, 1 or 2."))),
     };
     let quiet = Quiet { clear: sleep.is_some(), sleep };
+    let _measured = app.metrics.sleeping();
     ask(&app, |handle, reply| handle.pause(mode, quiet, false, move || reply(()))).await?;
     Ok(ok(&value!({ "status": "sleeping", "level": level })))
 }
@@ -76,6 +82,7 @@ async fn wake_up(State(app): State<Arc<App>>, request: Request) -> Answer {
     }
     let named = |name: &str| tags.is_empty() || tags.iter().any(|tag| tag == name);
     let wake = Wake { weights: named("weights"), kv_cache: named("kv_cache") };
+    let _measured = app.metrics.waking();
     let awake = ask(&app, |handle, reply| handle.wake(wake, reply)).await?;
     let tags = if tags.is_empty() { Value::Null } else { tags.into() };
     Ok(ok(&value!({ "status": if awake { "awake" } else { "sleeping" }, "tags": tags })))
@@ -100,14 +107,45 @@ async fn abort_requests(State(app): State<Arc<App>>, request: Request) -> Answer
     let Some(body) = body.as_object() else {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "Request body must be a JSON object"));
     };
-    if body.get("request_ids").and_then(Value::as_array).is_some_and(|ids| !ids.is_empty()) {
-        let message = "This engine aborts all requests or, when its client goes away, one; leave `request_ids` out to abort all.";
-        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message));
-    }
     let handle = app.handle().ok_or_else(|| app.unavailable())?;
+    if let Some(ids) = body.get("request_ids").and_then(Value::as_array).filter(|ids| !ids.is_empty()) {
+        abort(&app, handle, ids);
+        return Ok(ok(&value!({ "status": "aborted", "aborted": ids.len() })));
+    }
     let stats = handle.stats();
     handle.abort_all(FinishReason::Aborted).map_err(busy)?;
     Ok(ok(&value!({ "status": "aborted", "aborted": stats.running + stats.waiting })))
+}
+
+/// `POST /inference/v1/abort_requests`: ends the requests of these ids. An id that is unknown or has ended is passed over.
+pub async fn abort_by_id(State(app): State<Arc<App>>, body: Body) -> Answer {
+    let body = read_body(body, app.body_bytes_max).await?;
+    let body: Map<String, Value> = proto::openai::read(&body)?;
+    let Some(ids) = body.get("request_ids").and_then(Value::as_array) else {
+        return Err(ApiError::parameter("request_ids", "Missing 'request_ids' in request body"));
+    };
+    abort(&app, app.handle().ok_or_else(|| app.unavailable())?, ids);
+    Ok(StatusCode::OK.into_response())
+}
+
+fn abort(app: &App, handle: &Handle, ids: &[Value]) {
+    let open = ids.iter().filter_map(Value::as_str).flat_map(|id| app.open.find(id));
+    open.for_each(|id| handle.abort(id, FinishReason::Aborted));
+}
+
+/// vLLM's caches of images, of which there is none to forget here.
+async fn reset_nothing() -> StatusCode {
+    StatusCode::OK
+}
+
+/// Processes that hold the model together.
+async fn world_size() -> Response {
+    ok(&value!({ "world_size": 1 }))
+}
+
+/// Weights are those that were loaded at the start.
+async fn weight_info() -> Response {
+    ok(&value!({ "weight_version": "default" }))
 }
 
 /// Gives the engine a command and waits for its answer.

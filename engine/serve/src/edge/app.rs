@@ -10,14 +10,16 @@ use engine_text::Text;
 use engine_text::reply::ReplyFormat;
 use proto::openai::ErrorBody;
 use proto::state::Loading;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::ApiError;
 use super::kv_events::{BoundEvents, KvEventsConfig};
+use super::open::OpenRequests;
 use super::responses::store::Store;
-use crate::adapters::Adapters;
-use crate::config::AnswerOptions;
+use crate::adapters::{Adapters, Loader};
+use crate::config::{AnswerOptions, HttpOptions};
 use crate::guide::Guides;
 use crate::in_flight::{Changed, Ledger};
 use crate::metrics::Metrics;
@@ -28,6 +30,8 @@ pub(crate) struct App {
     pub names: Vec<Arc<str>>,
     /// Names of adapters, which clients use as they use the model's.
     pub adapters: Adapters,
+    /// `None`: adapters come and go at the start and the end alone.
+    pub loader: Option<Loader>,
     /// Where the weights come from.
     pub root: String,
     /// Unix time in seconds.
@@ -38,9 +42,12 @@ pub(crate) struct App {
     pub max_model_len: usize,
     pub generation: Generation,
     pub body_bytes_max: usize,
+    pub http: HttpOptions,
     pub answers: AnswerOptions,
     /// How the model writes its thought and its tool calls.
     pub reply: ReplyFormat,
+    /// What `/tokenizer_info` says, where it is served.
+    pub tokenizer_info: Option<Value>,
     /// Answers of `/v1/responses` that are kept.
     pub responses: Store,
     /// Stands in answers; changes with the model and this program's version.
@@ -52,6 +59,7 @@ pub(crate) struct App {
     pub kv_events_config: Option<KvEventsConfig>,
     pub metrics: Arc<Metrics>,
     pub in_flight: Arc<Ledger>,
+    pub open: Arc<OpenRequests>,
     pub changed: Changed,
     /// Long requests that are prepared at once: as many as there are processors to do it.
     pub workers: Semaphore,
@@ -89,7 +97,7 @@ impl App {
     pub fn named(&self, model: Option<&str>) -> Result<Arc<str>, ApiError> {
         let Some(model) = model.filter(|model| !model.is_empty()) else { return Ok(Arc::clone(&self.names[0])) };
         let known = self.names.iter().find(|name| ***name == *model).cloned();
-        let known = known.or_else(|| self.adapters.key(model).map(|key| key.name));
+        let known = known.or_else(|| self.adapters.find(model).map(|known| known.key.name));
         known.ok_or_else(|| ErrorBody::unknown_model(model).into())
     }
 

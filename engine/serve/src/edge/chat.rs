@@ -11,7 +11,7 @@ use engine_text::reply::Delta as Call;
 use http::{HeaderMap, StatusCode};
 use proto::openai::{
     CHAT_COMPLETION, CHAT_COMPLETION_CHUNK, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, Delta, FunctionDelta,
-    Message, RequestMetrics, ToolCallDelta, Usage,
+    Message, Request, RequestMetrics, ToolCallDelta, Usage,
 };
 
 use super::answer::{ApiError, json};
@@ -33,9 +33,18 @@ pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let checked = work::run(app, body.len(), move |app| {
-        generate::check(app, Endpoint::Chat, &headers, proto::openai::read(&body)?, arrived)
-    });
+    run(app, headers, body.len(), move || Ok(proto::openai::read(&body)?), arrived).await
+}
+
+/// Answers the request that `read` gives, whose body has so many bytes.
+pub async fn run(
+    app: &Arc<App>,
+    headers: HeaderMap,
+    bytes: usize,
+    read: impl FnOnce() -> Result<Request, ApiError> + Send + 'static,
+    arrived: Instant,
+) -> Result<Response, ApiError> {
+    let checked = work::run(app, bytes, move |app| generate::check(app, Endpoint::Chat, &headers, read()?, arrived));
     let Begun { head, plan, mut generation } = generate::begin(app, checked.await?).await?;
     generation.part();
     if plan.shape.stream {
@@ -46,7 +55,7 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
     Ok(render(&head, &plan, &generation, grown))
 }
 
-fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grown>) -> Response {
+pub fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grown>) -> Response {
     if !head.spoken.is_empty() {
         grown.iter_mut().for_each(|grown| grown.text.insert_str(0, &head.spoken));
     }
@@ -87,7 +96,7 @@ fn render(head: &Head, plan: &Plan, generation: &Generation, mut grown: Vec<Grow
 }
 
 /// A choice's message. As in vLLM, content that is not there is `null` where there is something else.
-fn message<'a>(role: &'a str, grown: &'a Grown) -> Message<'a> {
+pub fn message<'a>(role: &'a str, grown: &'a Grown) -> Message<'a> {
     let alone = grown.calls.is_empty() && grown.reasoning.is_empty();
     let content = Some(grown.text.as_str()).filter(|text| alone || !text.is_empty());
     let reasoning = Some(grown.reasoning.as_str()).filter(|text| !text.is_empty());

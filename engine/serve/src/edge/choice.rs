@@ -12,8 +12,10 @@ use serde_json::Value;
 
 use super::answer::ApiError;
 use super::logprobs::Told;
+use super::open::Open;
 use super::plan::{Plan, Reads};
 use super::prompt::Prompt;
+use crate::adapters::Use;
 use crate::in_flight::Entry;
 
 /// A request that the engine holds. Dropped before its end, it is aborted, and its blocks are free in the next step.
@@ -21,11 +23,13 @@ pub struct Running {
     handle: Handle,
     id: RequestId,
     over: bool,
+    /// Whoever aborts by the client's id finds it.
+    _open: Option<Open>,
 }
 
 impl Running {
-    pub fn new(handle: Handle, id: RequestId) -> Self {
-        Self { handle, id, over: false }
+    pub fn new(handle: Handle, id: RequestId, open: Option<Open>) -> Self {
+        Self { handle, id, over: false, _open: open }
     }
 
     fn end(&mut self, reason: FinishReason) {
@@ -47,6 +51,8 @@ pub struct Choice {
     /// `None` until the engine has it.
     running: Option<Running>,
     in_flight: Entry,
+    /// Counts it among those that have its adapter.
+    adapter: Option<Use>,
     plan: Arc<Plan>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
@@ -114,6 +120,7 @@ impl Choice {
         Self {
             running: None,
             in_flight,
+            adapter: None,
             plan,
             detokenizer,
             stops,
@@ -133,6 +140,11 @@ impl Choice {
     /// The engine has it from now on.
     pub fn runs(&mut self, running: Running) {
         self.running = Some(running);
+    }
+
+    /// It is one of those that have an adapter.
+    pub fn adapts(&mut self, adapter: Option<Use>) {
+        self.adapter = adapter;
     }
 
     /// Its text is read by `reply` from now on.
@@ -203,6 +215,7 @@ impl Choice {
                 self.cached = cached_tokens;
                 self.in_flight.done(cached_tokens.into());
                 self.times.admitted = Some(Instant::now());
+                self.adapter.iter_mut().for_each(Use::run);
                 return Ok(None);
             }
             Output::Token { .. } | Output::PromptLogprobs(_) if self.stopped.is_some() => return Ok(None),
@@ -299,6 +312,14 @@ impl Choice {
             FinishReason::StopId(id) => End::stop(Some(id.into()), kv_transfer),
             FinishReason::Length => End { finish_reason: "length", stop_reason: None, kv_transfer },
             FinishReason::Aborted => End { finish_reason: "abort", stop_reason: None, kv_transfer },
+            FinishReason::Repetition => {
+                let why = Some(Value::from("repetition_detected"));
+                End { finish_reason: "repetition", stop_reason: why, kv_transfer }
+            }
+            FinishReason::AdapterGone(name) => {
+                let message = format!("The adapter {name} was unloaded or replaced while the request was on its way.");
+                return Err(ApiError::unavailable(message));
+            }
             FinishReason::Error(what) => return Err(ApiError::new(http::StatusCode::INTERNAL_SERVER_ERROR, what)),
         };
         // What was held back is text after all, unless it completes a stop string.

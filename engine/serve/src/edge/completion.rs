@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use proto::openai::{
-    Completion, CompletionChoice, CompletionChunk, CompletionChunkChoice, RequestMetrics, TEXT_COMPLETION, Usage,
+    Completion, CompletionChoice, CompletionChunk, CompletionChunkChoice, Request, RequestMetrics, TEXT_COMPLETION, Usage,
 };
 
 use super::answer::{ApiError, json};
@@ -31,9 +31,18 @@ pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let body = read_body(body, app.body_bytes_max).await?;
-    let checked = work::run(app, body.len(), move |app| {
-        generate::check(app, Endpoint::Completion, &headers, proto::openai::read(&body)?, arrived)
-    });
+    run(app, headers, body.len(), move || Ok(proto::openai::read(&body)?), arrived).await
+}
+
+/// Answers the request that `read` gives, whose body has so many bytes.
+pub async fn run(
+    app: &Arc<App>,
+    headers: HeaderMap,
+    bytes: usize,
+    read: impl FnOnce() -> Result<Request, ApiError> + Send + 'static,
+    arrived: Instant,
+) -> Result<Response, ApiError> {
+    let checked = work::run(app, bytes, move |app| generate::check(app, Endpoint::Completion, &headers, read()?, arrived));
     let Begun { head, plan, mut generation } = generate::begin(app, checked.await?).await?;
     if plan.shape.stream {
         return stream::answer(generation, CompletionEvents::new(head, plan)).await;

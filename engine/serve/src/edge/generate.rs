@@ -8,10 +8,12 @@ use engine_text::Text;
 use http::HeaderMap;
 use proto::openai::Request;
 use proto::state::REPLICA_HEADER;
+use serde_json::Value;
 
 use super::answer::{ApiError, sentence};
-use super::generation::{Generation, Indexed, Reading, gone};
+use super::generation::{Generation, Indexed, Origin, Reading, gone};
 use super::logprobs::Speller;
+use super::open;
 use super::plan::{Endpoint, ModelFacts, Plan};
 use super::prompt::{self, Prompts};
 use super::request_id::answer_id;
@@ -49,6 +51,20 @@ pub struct Begun {
     pub generation: Generation,
 }
 
+/// What the model brings to a plan.
+pub fn facts<'a>(app: &'a App, ready: &'a Ready) -> ModelFacts<'a> {
+    let limits = ready.handle.limits();
+    ModelFacts {
+        text: &ready.text,
+        generation: &app.generation,
+        vocabulary: limits.capacity.vocabulary,
+        stop_ids_max: limits.config.stop_ids_max,
+        length_max: limits.length_max,
+        answers: app.answers,
+        reply: app.reply,
+    }
+}
+
 /// Checks a request and makes ids of its prompts.
 pub fn planned<'a>(
     app: &'a App,
@@ -61,20 +77,10 @@ pub fn planned<'a>(
     // As vLLM: a router's word on the priority is the last, where it is a number.
     let said = headers.get(PRIORITY_HEADER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     request.priority = said.or(request.priority);
-    let limits = ready.handle.limits();
-    let facts = ModelFacts {
-        text: &ready.text,
-        generation: &app.generation,
-        vocabulary: limits.capacity.vocabulary,
-        stop_ids_max: limits.config.stop_ids_max,
-        length_max: limits.length_max,
-        answers: app.answers,
-        reply: app.reply,
-    };
-    let mut plan = Plan::new(endpoint, &request, &facts)?;
-    plan.extra.adapter = request.model.as_deref().and_then(|model| app.adapters.key(model));
+    let mut plan = Plan::new(endpoint, &request, &facts(app, ready))?;
+    plan.extra.adapter = request.model.as_deref().and_then(|model| app.adapters.find(model)).map(|known| known.key);
     let plan = Arc::new(plan);
-    let prompts = prompt::of_request(&ready.text, endpoint, request, &plan, limits.length_max)?;
+    let prompts = prompt::of_request(&ready.text, endpoint, request, &plan, ready.handle.limits().length_max)?;
     Ok((ready, plan, prompts))
 }
 
@@ -96,12 +102,49 @@ pub fn check(
     request: Request,
     arrived: Instant,
 ) -> Result<Checked, ApiError> {
+    let Named { id, model, replica } = named(app, endpoint, headers, &request)?;
+    let (_, plan, prompts) = planned(app, endpoint, headers, request)?;
+    Ok(Checked { id, model, plan, prompts, replica, arrived })
+}
+
+/// The same for chats that share all else; their choices come in their order, and with them what the last message of each says, where
+/// the answer repeats it.
+pub fn check_batch(
+    app: &App,
+    headers: &HeaderMap,
+    request: &Request,
+    chats: Vec<Vec<Value>>,
+    arrived: Instant,
+) -> Result<(Checked, Vec<String>), ApiError> {
+    let Named { id, model, replica } = named(app, Endpoint::Chat, headers, request)?;
+    let mut spoken = Vec::with_capacity(chats.len());
+    let mut all: Option<(Arc<Plan>, Prompts)> = None;
+    for messages in chats {
+        let chat = Request { messages: Some(messages), ..request.clone() };
+        let (_, plan, mut prompts) = planned(app, Endpoint::Chat, headers, chat)?;
+        spoken.push(std::mem::take(&mut prompts.spoken));
+        match &mut all {
+            None => all = Some((plan, prompts)),
+            Some((_, before)) => before.prompts.append(&mut prompts.prompts),
+        }
+    }
+    let (plan, prompts) = all.ok_or_else(|| ApiError::parameter("messages", "`messages` is empty."))?;
+    Ok((Checked { id, model, plan, prompts, replica, arrived }, spoken))
+}
+
+/// What an answer is called, and which of the scheduler's replicas asks.
+struct Named {
+    id: String,
+    model: Arc<str>,
+    replica: Option<ReplicaId>,
+}
+
+fn named(app: &App, endpoint: Endpoint, headers: &HeaderMap, request: &Request) -> Result<Named, ApiError> {
     let model = app.named(request.model.as_deref())?;
     app.ready()?;
     let id = answer_id(endpoint.id_prefix(), headers, request.request_id.as_deref())?;
-    let (_, plan, prompts) = planned(app, endpoint, headers, request)?;
     let replica = headers.get(REPLICA_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Ok(Checked { id, model, plan, prompts, replica, arrived })
+    Ok(Named { id, model, replica })
 }
 
 /// Takes a request to the engine's queue, once its grammar is there. That may take seconds, and holds nothing that others need.
@@ -120,7 +163,8 @@ pub async fn begin(app: &App, checked: Checked) -> Result<Begun, ApiError> {
         text: ready.text.clone(),
         vocabulary: ready.handle.limits().capacity.vocabulary,
     };
-    let generation = Generation::submit(app, ready, &plan, prompts, replica.as_ref(), arrived, reading)?;
+    let origin = Origin { name: open::name_of(&id).into(), replica, arrived };
+    let generation = Generation::submit(app, ready, &plan, prompts, origin, reading)?;
     let fingerprint = Arc::clone(&app.fingerprint);
     let text = ready.text.clone();
     let head = Head { id, created: unix_s(), model, fingerprint, text, role, spoken };

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::answer::ApiError;
 use super::choice::{Choice, Piece, Running};
+use super::open::OpenRequests;
 use super::plan::Plan;
 use super::prompt::{Prompt, text_error};
 use crate::edge::app::{App, Ready};
@@ -66,11 +67,22 @@ impl Reading {
     }
 }
 
+/// Who asks, and since when.
+pub struct Origin {
+    /// The request's own id.
+    pub name: Arc<str>,
+    /// The scheduler's replica that sent it.
+    pub replica: Option<ReplicaId>,
+    pub arrived: Instant,
+}
+
 /// What a choice is submitted with.
 struct Door {
     reading: Option<Reading>,
     handle: Handle,
     metrics: Arc<Metrics>,
+    /// Where the request is known, and by which id.
+    open: Option<(Arc<OpenRequests>, Arc<str>)>,
     /// Weak, so that the queue ends when the engine has let go of every choice.
     sender: mpsc::WeakUnboundedSender<(u32, Output)>,
     arrived: Instant,
@@ -90,10 +102,10 @@ impl Generation {
         ready: &Ready,
         plan: &Arc<Plan>,
         prompts: Vec<Prompt>,
-        replica: Option<&ReplicaId>,
-        arrived: Instant,
+        origin: Origin,
         reading: Reading,
     ) -> Result<Self, ApiError> {
+        let Origin { name, replica, arrived } = origin;
         let (sender, outputs) = mpsc::unbounded_channel();
         let n = plan.n;
         let limits = ready.handle.limits();
@@ -111,15 +123,18 @@ impl Generation {
             for choice in 0..n {
                 // Computed once, whoever computes it.
                 let uncached = if choice == 0 { prompt.ids.len() as u64 } else { 0 };
-                let in_flight = app.in_flight.open(replica, uncached);
+                let in_flight = app.in_flight.open(replica.as_ref(), uncached);
                 let detokenizer = ready.text.detokenizer(&prompt.ids, plan.skip_special_tokens);
-                choices.push(Choice::new(in_flight, Arc::clone(plan), detokenizer, prompt.clone(), arrived));
+                let mut choice = Choice::new(in_flight, Arc::clone(plan), detokenizer, prompt.clone(), arrived);
+                choice.adapts(plan.extra.adapter.as_ref().and_then(|key| app.adapters.begin(key)));
+                choices.push(choice);
             }
         }
         let door = Door {
             reading: Some(reading),
             handle: ready.handle.clone(),
             metrics: Arc::clone(&app.metrics),
+            open: Some((Arc::clone(&app.open), name)),
             sender: sender.downgrade(),
             arrived,
             seed: plan.sampling.seed,
@@ -151,7 +166,8 @@ impl Generation {
     ) -> Self {
         let sender = mpsc::unbounded_channel().0.downgrade();
         let (arrived, prompt_param) = (Instant::now(), plan.endpoint.prompt_param());
-        let door = Door { reading: None, handle, metrics, sender, arrived, seed: 0, prompt_param, n: 1, ahead: vec![false] };
+        let door =
+            Door { reading: None, handle, metrics, open: None, sender, arrived, seed: 0, prompt_param, n: 1, ahead: vec![false] };
         Self { outputs, backlog: VecDeque::new(), choices: vec![choice], open: 1, plan, door }
     }
 
@@ -203,7 +219,8 @@ impl Generation {
             door.metrics.rejected(&reason);
             ApiError::rejected(&reason, door.prompt_param)
         })?;
-        choice.runs(Running::new(door.handle.clone(), id));
+        let open = door.open.as_ref().map(|(requests, name)| requests.open(name, id));
+        choice.runs(Running::new(door.handle.clone(), id, open));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::ExtraKeys;
-use engine::request::{FinishRules, Sampling, SamplingExtras};
+use engine::request::{FinishRules, Repetition, Sampling, SamplingExtras};
 use engine_assets::Generation;
 use engine_text::Text;
 use engine_text::reply::ReplyFormat;
@@ -92,6 +92,8 @@ pub struct Plan {
     pub eos: Vec<u32>,
     pub stop_ids: Vec<u32>,
     pub stops: Vec<String>,
+    /// `None`: the output may repeat itself.
+    pub repetition: Option<Repetition>,
     pub include_stop: bool,
     pub skip_special_tokens: bool,
     /// `None`: the whole prompt.
@@ -127,6 +129,7 @@ impl Plan {
             eos,
             stop_ids: ending::stop_ids(request, model)?,
             stops: ending::stops(request)?,
+            repetition: ending::repetition(request)?,
             include_stop: request.include_stop_str_in_output.unwrap_or(false),
             // Markers of thoughts and calls may be special tokens.
             skip_special_tokens: request.skip_special_tokens.unwrap_or(true) && !reply.shows_special(model.text),
@@ -163,7 +166,7 @@ impl Plan {
     pub fn finish(&self, prompt_tokens: usize, length_max: usize) -> FinishRules {
         let room = u32::try_from(length_max.saturating_sub(prompt_tokens)).unwrap_or(u32::MAX).max(1);
         let tokens_max = self.tokens_max.map_or(room, |asked| asked.min(room));
-        FinishRules { tokens_max, eos: self.eos.clone(), stop: self.stop_ids.clone() }
+        FinishRules { tokens_max, eos: self.eos.clone(), stop: self.stop_ids.clone(), repetition: self.repetition }
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use domain::AdapterKey;
 use http::StatusCode;
 use proto::openai::{ModelCard, ModelList};
 use serde_json::json as value;
 
 use super::answer::{ApiError, bytes_of, json};
 use super::kv_events::QUEUE_BATCHES_MAX;
+use crate::adapters::Known;
 use crate::edge::app::App;
 
 /// Prometheus' text format.
@@ -19,11 +19,11 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub async fn models(State(app): State<Arc<App>>) -> Response {
     let context = u32::try_from(app.context_length()).ok();
     let card = |name: &Arc<str>| ModelCard::new(name.to_string(), app.created, Some(app.root.clone()), context);
-    let adapter = |key: AdapterKey| ModelCard {
+    let adapter = |known: Known| ModelCard {
         parent: Some(app.names[0].to_string()),
-        ..ModelCard::new(key.name.to_string(), app.created, Some(key.path.to_string()), context)
+        ..ModelCard::new(known.key.name.to_string(), app.created, Some(known.path.to_string()), context)
     };
-    let cards = app.names.iter().map(card).chain(app.adapters.keys().into_iter().map(adapter));
+    let cards = app.names.iter().map(card).chain(app.adapters.all().into_iter().map(adapter));
     json(StatusCode::OK, &ModelList::new(cards.collect()))
 }
 
@@ -57,7 +57,7 @@ pub async fn load(State(app): State<Arc<App>>) -> Response {
 
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let stats = app.stats();
-    bytes_of(StatusCode::OK, METRICS_TYPE, app.metrics.scrape(stats.as_ref()))
+    bytes_of(StatusCode::OK, METRICS_TYPE, app.metrics.scrape(stats.as_ref(), &app.adapters.in_use()))
 }
 
 /// vLLM's `KVEventsConfig` by data-parallel rank, for subscribers that know only the HTTP address; `{}` where none are published.

@@ -10,13 +10,12 @@ use super::answer::ApiError;
 type Asked = fn(&Request) -> bool;
 
 /// The table: parameter, and whether its value asks for something.
-pub const REFUSED: [(&str, Asked); 11] = [
+pub const REFUSED: [(&str, Asked); 10] = [
     ("use_beam_search", |request| request.use_beam_search == Some(true)),
     ("length_penalty", |request| request.length_penalty.is_some_and(|penalty| penalty != 1.0)),
     ("best_of", |request| request.best_of.is_some_and(|best_of| best_of != 1)),
     ("suffix", |request| request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
     ("prompt_embeds", |request| request.prompt_embeds.as_ref().is_some_and(asks)),
-    ("repetition_detection", |request| request.repetition_detection.as_ref().is_some_and(asks)),
     ("mm_processor_kwargs", |request| request.mm_processor_kwargs.as_ref().is_some_and(asks)),
     ("media_io_kwargs", |request| request.media_io_kwargs.as_ref().is_some_and(asks)),
     ("ec_transfer_params", |request| request.ec_transfer_params.as_ref().is_some_and(asks)),

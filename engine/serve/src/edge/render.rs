@@ -1,4 +1,4 @@
-//! `/v1/chat/completions/render`, `/v1/completions/render`, `/v1/messages/render`: the prompt as token ids and the parameters, in the
+//! `/render` behind `/v1/chat/completions`, `/v1/completions`, `/v1/messages`, `/v1/responses`: the prompt as token ids and the parameters, in the
 //! form that `/inference/v1/generate` takes. Routers hash the ids; they are the ones that run.
 
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use proto::anthropic::MessagesRequest;
-use proto::openai::Request;
+use proto::openai::{Request, ResponsesRequest};
 use serde_json::{Map, Value, json as value};
 
 use super::answer::{ApiError, json};
 use super::generate::planned;
 use super::http::read_body;
 use super::plan::Endpoint;
-use super::{messages, request_id, work};
+use super::{messages, request_id, responses, work};
 use crate::edge::app::App;
 
 /// Parameters that travel as they were given.
-const PASSED: [&str; 24] = [
+const PASSED: [&str; 25] = [
     "n",
     "temperature",
     "top_p",
@@ -44,6 +44,7 @@ const PASSED: [&str; 24] = [
     "stream_interval",
     "response_format",
     "structured_outputs",
+    "repetition_detection",
 ];
 
 pub async fn chat(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
@@ -58,6 +59,18 @@ pub async fn message(State(app): State<Arc<App>>, headers: HeaderMap, body: Body
     let read = |body: &[u8]| {
         let asked: MessagesRequest = proto::openai::read(body)?;
         Ok((Endpoint::Chat, messages::request::chat(asked, false)?))
+    };
+    answer(&app, headers, body, read).await
+}
+
+pub async fn response(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    let read = |body: &[u8]| {
+        let asked: ResponsesRequest = proto::openai::read(body)?;
+        if asked.previous_response_id.is_some() {
+            let message = "previous_response_id is not supported by the stateless render endpoint.";
+            return Err(ApiError::parameter("previous_response_id", message));
+        }
+        Ok((Endpoint::Chat, responses::request::chat(&asked, &[])?.0))
     };
     answer(&app, headers, body, read).await
 }

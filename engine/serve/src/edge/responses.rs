@@ -26,7 +26,7 @@ use store::Stored;
 
 mod input;
 mod items;
-mod request;
+pub mod request;
 pub mod store;
 mod tools;
 

@@ -2,24 +2,35 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt;
+use http_body_util::BodyExt;
 
 use super::{
-    admin, blocks, chat, completion, inference, messages, probe, render, request_id, responses, server_info, state, tokens, work,
+    admin, batch, blocks, chat, completion, cors, derender, inference, invocations, keys, lora, messages, probe, render,
+    request_id, responses, server_info, state, tokens, work,
 };
 use crate::edge::app::App;
+use crate::edge::keys::Keys;
 
 pub fn router(app: Arc<App>) -> Router {
     let developers = if app.dev_mode { admin::routes() } else { Router::new() };
-    Router::new()
+    let adapters = if app.loader.is_some() { lora::routes() } else { Router::new() };
+    let tokenizer = if app.tokenizer_info.is_some() { tokens::info_routes() } else { Router::new() };
+    let keys = Keys::new(&app.http.api_keys);
+    let (cors, root) = (Arc::new(app.http.cors.clone()), app.http.root_path.clone());
+    let mut routes = Router::new()
         // --- only where asked for
         .merge(developers)
+        .merge(adapters)
+        .merge(tokenizer)
         // --- generation
         .route("/v1/chat/completions", post(chat::answer))
         .route("/v1/completions", post(completion::answer))
@@ -27,7 +38,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/responses/{response_id}", get(responses::retrieve))
         .route("/v1/responses/{response_id}/cancel", post(responses::cancel))
         .route("/v1/messages", post(messages::answer))
+        .route("/v1/chat/completions/batch", post(batch::answer))
         .route("/inference/v1/generate", post(inference::answer))
+        .route("/inference/v1/abort_requests", post(admin::abort_by_id))
+        .route("/invocations", post(invocations::answer))
         // --- token ids
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
@@ -35,6 +49,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions/render", post(render::chat))
         .route("/v1/completions/render", post(render::completion))
         .route("/v1/messages/render", post(render::message))
+        .route("/v1/responses/render", post(render::response))
+        .route("/v1/chat/completions/derender", post(derender::chat))
+        .route("/v1/completions/derender", post(derender::completion))
         // --- who this engine is
         .route("/v1/models", get(probe::models))
         .route("/version", get(probe::version))
@@ -51,16 +68,30 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/trackside/v1/blocks", get(blocks::list))
         .fallback(probe::not_found)
         .method_not_allowed_fallback(probe::wrong_method)
-        .layer(from_fn(request_id::echo))
-        .layer(from_fn_with_state(Arc::clone(&app), count))
-        .with_state(app)
+        .layer(from_fn(request_id::echo));
+    if !keys.is_empty() {
+        routes = routes.layer(from_fn_with_state(keys, keys::guard));
+    }
+    let routes =
+        routes.layer(from_fn_with_state(cors, cors::answer)).layer(from_fn_with_state(Arc::clone(&app), count)).with_state(app);
+    // Below the prefix, layers see paths without it.
+    if root.is_empty() { routes } else { Router::new().nest(&root, routes.clone()).fallback_service(routes) }
 }
 
 /// Counts answers by handler and status, and catches panics.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let response = response.unwrap_or_else(|_| work::failed().into_response());
-    app.metrics.answered(path.as_ref().map(MatchedPath::as_str), response.status().as_u16());
-    response
+    let root = app.http.root_path.as_str();
+    let path = path.as_ref().map(|path| path.as_str().strip_prefix(root).unwrap_or(path.as_str()));
+    let answering = app.metrics.answered(path, response.status().as_u16(), began);
+    // The body holds it, and drops it at its end.
+    response.map(|body| {
+        Body::new(body.map_err(move |error| {
+            let _ = &answering;
+            error
+        }))
+    })
 }

@@ -85,7 +85,7 @@ pub fn body(app: &App) -> StateBody {
         incarnation: app.incarnation.to_string(),
         state: told(app).to_string(),
         model: app.names[0].to_string(),
-        adapters: app.adapters.keys().iter().map(|key| key.name.to_string()).collect(),
+        adapters: app.adapters.all().iter().map(|known| known.key.name.to_string()).collect(),
         assets_digest: app.assets_digest.to_string(),
         context_length: u32::try_from(app.context_length()).unwrap_or(u32::MAX),
         steps: app.stats().map_or(0, |stats| stats.steps),

@@ -2,16 +2,44 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use engine_assets::{SpecialToken, TextAssets};
 use http::StatusCode;
 use proto::openai::{DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest};
+use serde_json::{Value, json as value};
 
 use super::answer::{ApiError, json};
 use super::http::read_body;
 use super::{prompt, work};
 use crate::edge::app::App;
+
+pub fn info_routes() -> Router<Arc<App>> {
+    Router::new().route("/tokenizer_info", get(info))
+}
+
+async fn info(State(app): State<Arc<App>>) -> Response {
+    json(StatusCode::OK, &app.tokenizer_info)
+}
+
+/// The keys of `tokenizer_config.json` that the model's files settle.
+pub fn tokenizer_info(text: &TextAssets, max_model_len: usize) -> Value {
+    let token = |token: &Option<SpecialToken>| token.as_ref().map(|token| token.text.clone());
+    value!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": token(&text.bos),
+        "eos_token": token(&text.eos),
+        "pad_token": token(&text.pad),
+        "unk_token": token(&text.unk),
+        "add_bos_token": text.add_bos,
+        "add_eos_token": text.add_eos,
+        "model_max_length": max_model_len,
+        "chat_template": text.chat_template,
+    })
+}
 
 pub async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Response {
     prepared(&app, body, to_tokens).await

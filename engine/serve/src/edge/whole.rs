@@ -4,7 +4,7 @@ use engine_text::reply::Delta;
 use proto::openai::ToolCall;
 
 use super::answer::ApiError;
-use super::choice::End;
+use super::choice::{End, Piece};
 use super::generation::{Generation, Indexed};
 use super::logprobs::Told;
 
@@ -20,6 +20,22 @@ pub struct Grown {
 }
 
 impl Grown {
+    /// Appends a piece.
+    pub fn add(&mut self, piece: Piece) {
+        self.text.push_str(&piece.text);
+        self.reasoning.push_str(&piece.reasoning);
+        for delta in piece.calls {
+            match (delta, self.calls.last_mut()) {
+                (Delta::Call { name, .. }, _) => self.calls.push(ToolCall::new(String::new(), name, String::new())),
+                (Delta::Arguments { fragment, .. }, Some(call)) => call.function.arguments.push_str(&fragment),
+                _ => {}
+            }
+        }
+        self.token_ids.extend(piece.tokens);
+        self.logprobs.extend(piece.logprobs);
+        self.end = self.end.take().or(piece.end);
+    }
+
     pub fn finish_reason(&self) -> Option<&'static str> {
         self.end.as_ref().map(|end| end.finish_reason)
     }
@@ -39,19 +55,7 @@ pub async fn gather(generation: &mut Generation, first: Indexed) -> Result<Vec<G
     let mut next = Some(Ok(first));
     while let Some(piece) = next {
         let (index, piece) = piece?;
-        let grown = &mut grown[index as usize];
-        grown.text.push_str(&piece.text);
-        grown.reasoning.push_str(&piece.reasoning);
-        for delta in piece.calls {
-            match (delta, grown.calls.last_mut()) {
-                (Delta::Call { name, .. }, _) => grown.calls.push(ToolCall::new(String::new(), name, String::new())),
-                (Delta::Arguments { fragment, .. }, Some(call)) => call.function.arguments.push_str(&fragment),
-                _ => {}
-            }
-        }
-        grown.token_ids.extend(piece.tokens);
-        grown.logprobs.extend(piece.logprobs);
-        grown.end = grown.end.take().or(piece.end);
+        grown[index as usize].add(piece);
         next = generation.next().await;
     }
     Ok(grown)

@@ -13,6 +13,11 @@ pub const ITERATION: [f64; 13] = [1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.
 pub const N: [f64; 5] = [1.0, 2.0, 5.0, 10.0, 20.0];
 pub const PREEMPTIONS: [f64; 7] = [1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0];
 
+pub const RESIDENCY: [f64; 21] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
+    1800.0,
+];
+
 /// 1, 2, 5, 10, 20, 50 … up to `max`.
 pub fn one_two_five(max: usize) -> Vec<f64> {
     let decades = (0..).map_while(|exponent| 10usize.checked_pow(exponent));

@@ -96,21 +96,52 @@ fn every_field_of_vllm_has_its_row() {
 
 #[tokio::test]
 async fn every_endpoint_is_what_its_row_says() {
-    let server = Server::start(instant(scripted())).await;
+    let mut flags = instant(scripted());
+    (flags.dev_mode, flags.runtime_adapters, flags.answers.tokenizer_info) = (true, true, true);
     let rows = table("Endpoints");
     assert!(rows.len() > 70);
-    for (endpoint, state) in rows {
-        let (method, path) = endpoint.split_once(' ').expect("a method and a path");
-        let method: Method = method.parse().expect("a method");
-        let path = path.replace("{response_id}", "resp_none");
-        let answer = client::ask(server.address(), method, &path, &[], "{}").await;
-        // An id that is unknown is a 404, too, but one that names it.
-        let routed = answer.status != 404 || answer.json()["error"]["param"] != Value::Null;
-        let expected = state == "served";
-        assert!(["served", "developer", "absent"].contains(&state.as_str()), "{endpoint} is {state}");
-        assert_eq!(routed && answer.status != 405, expected, "{endpoint} is {state}: {} {}", answer.status, answer.text());
+    for (config, served) in [(instant(scripted()), &["served"][..]), (flags, &["served", "developer", "by flag"])] {
+        let server = Server::start(config).await;
+        for (endpoint, state) in &rows {
+            let (method, path) = endpoint.split_once(' ').expect("a method and a path");
+            let method: Method = method.parse().expect("a method");
+            let path = path.replace("{response_id}", "resp_none");
+            let answer = client::ask(server.address(), method, &path, &[], "{}").await;
+            // An id that is unknown is a 404, too, but one that names it.
+            let routed = answer.status != 404 || answer.json()["error"]["param"] != Value::Null;
+            let expected = served.contains(&state.as_str());
+            assert!(["served", "developer", "by flag", "absent"].contains(&state.as_str()), "{endpoint} is {state}");
+            assert_eq!(routed && answer.status != 405, expected, "{endpoint} is {state}: {} {}", answer.status, answer.text());
+            if path == "/sleep" || path == "/pause" {
+                server.post("/wake_up", &json!({})).await;
+                server.post("/resume", &json!({})).await;
+            }
+        }
+        server.stop().await.expect("a clean end");
     }
-    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn every_metric_of_vllm_is_what_its_row_says() {
+    let vllm: Vec<String> = serde_json::from_str(include_str!("golden/vllm_metrics.json")).expect("JSON");
+    let rows = table("Metrics");
+    let is_of = |row: &str, name: &str| row.strip_suffix('*').map_or(row == name, |begins| name.starts_with(begins));
+    let mut flags = instant(scripted());
+    (flags.dev_mode, flags.limits.residency_sample_ppm) = (true, 1);
+    flags.speculation = Some(engine::speculate::Speculation::ngram(4));
+    for (config, served) in [(instant(scripted()), &["served"][..]), (flags, &["served", "by flag"])] {
+        let server = Server::start(config).await;
+        let scrape = server.get("/metrics").await.text();
+        for name in &vllm {
+            let own: Vec<_> = rows.iter().filter(|(row, _)| is_of(row, name)).collect();
+            let [(_, state)] = own[..] else { panic!("{name} has {} rows", own.len()) };
+            assert!(["served", "by flag", "absent"].contains(&state.as_str()), "{name} is {state}");
+            let there =
+                scrape.contains(&format!("# TYPE vllm:{name} ")) || scrape.contains(&format!("# TYPE vllm:{name}_total "));
+            assert_eq!(there, served.contains(&state.as_str()), "{name} is {state}");
+        }
+        server.stop().await.expect("a clean end");
+    }
 }
 
 #[tokio::test]
@@ -118,7 +149,7 @@ async fn what_is_refused_is_a_400_that_names_it() {
     let server = Server::start(instant(scripted())).await;
     let asking = json!({
         "use_beam_search": true, "length_penalty": 2, "suffix": "x", "prompt_embeds": "AAAA", "thinking_token_budget": 5,
-        "repetition_detection": {"max_pattern_size": 3}, "mm_processor_kwargs": {"a": 1}, "media_io_kwargs": {"image": {}},
+        "mm_processor_kwargs": {"a": 1}, "media_io_kwargs": {"image": {}},
         "ec_transfer_params": {"a": 1}, "watermarking": true, "return_weight_versions": true,
         "response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}, "tool_choice": "required",
     });
@@ -151,6 +182,12 @@ async fn no_malformed_body_is_more_than_a_400() {
         "/v1/chat/completions/render",
         "/v1/completions/render",
         "/v1/messages/render",
+        "/v1/responses/render",
+        "/v1/chat/completions/batch",
+        "/v1/chat/completions/derender",
+        "/v1/completions/derender",
+        "/inference/v1/abort_requests",
+        "/invocations",
     ];
     let bodies = [
         "",

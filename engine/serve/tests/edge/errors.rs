@@ -103,6 +103,72 @@ async fn bad_requests_beside_a_stream_leave_it_as_it_is_alone() {
     server.stop().await.expect("a clean end");
 }
 
+/// Case A5, on both endpoints, streamed and whole.
+#[tokio::test]
+async fn token_ids_outside_the_vocabulary_are_refused_by_the_name_of_their_parameter() {
+    let server = Server::start(instant(scripted())).await;
+    for (param, value) in [
+        ("stop_token_ids", json!([151645])),
+        ("stop_token_ids", json!([-1])),
+        ("stop_token_ids", json!([320])),
+        ("logit_bias", json!({"99999": 5})),
+        ("logit_bias", json!({"AI": -100})),
+        ("allowed_token_ids", json!([])),
+        ("allowed_token_ids", json!([320])),
+        ("logprob_token_ids", json!([320])),
+    ] {
+        for (path, mut body) in [
+            (TEXT, json!({"prompt": "a", "logprobs": 1})),
+            (CHAT, json!({"messages": [{"role": "user", "content": "a"}], "logprobs": true})),
+        ] {
+            body[param] = value.clone();
+            (body["min_tokens"], body["max_tokens"]) = (json!(5), json!(9));
+            for stream in [false, true] {
+                body["stream"] = stream.into();
+                let answer = server.post(path, &body).await;
+                let error = &answer.json()["error"];
+                assert_eq!((answer.status.as_u16(), &error["param"]), (400, &json!(param)), "{path} {body}");
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+            }
+        }
+    }
+    server.stop().await.expect("a clean end");
+}
+
+/// Case A6: two requests of one id are two requests, and one that ends does not touch the other.
+#[tokio::test]
+async fn two_streams_of_one_request_id_do_not_touch_each_other() {
+    let server = Server::start(crate::server::fake(scripted(), 1.0)).await;
+    let body = |prompt: &str| {
+        json!({
+            "prompt": prompt, "max_tokens": 200, "ignore_eos": true, "temperature": 0, "stream": true, "return_token_ids": true,
+            "request_id": "job-7",
+        })
+    };
+    let ids = async |open: &mut client::Open| {
+        let mut ids: Vec<Value> = Vec::new();
+        while let Some(event) = open.event().await.filter(|event| event != "[DONE]") {
+            let chunk: Value = serde_json::from_str(&event).expect("JSON");
+            ids.extend(chunk["choices"][0]["token_ids"].as_array().cloned().unwrap_or_default());
+        }
+        ids
+    };
+    let alone = ids(&mut server.open(TEXT, &[], &body("b")).await).await;
+    assert_eq!(alone.len(), 200);
+    for headers in [&[("x-request-id", "job-7")][..], &[]] {
+        let mut one = server.open(TEXT, headers, &body("a")).await;
+        let mut other = server.open(TEXT, headers, &body("b")).await;
+        for _ in 0..3 {
+            let chunk: Value = serde_json::from_str(&one.event().await.expect("it runs")).expect("JSON");
+            assert_eq!(chunk["id"], "cmpl-job-7");
+        }
+        drop(one);
+        assert_eq!(ids(&mut other).await, alone, "{headers:?}");
+    }
+    server.metrics_with("vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 0").await;
+    server.stop().await.expect("a clean end");
+}
+
 #[tokio::test]
 async fn a_body_that_is_broken_or_too_large_is_said_to_be_so() {
     let mut config = instant(scripted());

@@ -1,15 +1,18 @@
 //! The engine's edge through real HTTP and ZMQ, over the fake backend and over tiny models on the CPU.
 
+mod access;
 mod adapters;
 mod admin;
 mod choices;
 mod client;
 mod contract;
 mod corpus;
+mod doors;
 mod errors;
 mod events;
 mod forms;
 mod headers;
+mod history;
 mod inference;
 mod life;
 mod logprobs;

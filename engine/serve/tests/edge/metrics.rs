@@ -176,3 +176,27 @@ async fn drafts_are_counted_and_change_nothing() {
     assert!(value("vllm:spec_decode_num_drafts_total") < 200.0);
     assert_eq!(value("vllm:spec_decode_num_accepted_tokens_per_pos_total"), accepted);
 }
+
+#[tokio::test]
+async fn stays_of_blocks_are_measured_where_they_are_asked_for() {
+    let plain = Server::start(instant(scripted())).await;
+    assert!(!plain.get("/metrics").await.text().contains("kv_block_"), "nobody asks");
+    plain.stop().await.expect("a clean end");
+    let mut config = instant(scripted());
+    (config.limits.kv_blocks, config.limits.residency_sample_ppm) = (Some(8), 1_000_000);
+    let server = Server::start(config).await;
+    // Of eight blocks of 16 tokens, each prompt leaves four that the next but one takes.
+    for first in [0, 1, 0, 2, 3, 4] {
+        let prompt: Vec<u32> = (0..64).map(|i| first * 10 + i % 10).collect();
+        let answer = server.post(path("text"), &json!({"prompt": prompt, "max_tokens": 1})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let ended = "vllm:request_success_total{engine=\"0\",finished_reason=\"length\",model_name=\"m\"} 6";
+    let samples = parse(&server.metrics_with(ended).await);
+    let value = |name: &str| samples.iter().filter(|(seen, ..)| seen == name).map(|(.., value)| value).sum::<f64>();
+    let evicted = value("vllm:kv_block_lifetime_seconds_count");
+    assert!(evicted >= 8.0 && evicted == value("vllm:kv_block_idle_before_evict_seconds_count"), "{evicted}");
+    assert!(value("vllm:kv_block_lifetime_seconds_sum") >= value("vllm:kv_block_idle_before_evict_seconds_sum"));
+    assert_eq!(value("vllm:kv_block_reuse_gap_seconds_count"), 0.0, "no block was found twice");
+    server.stop().await.expect("a clean end");
+}

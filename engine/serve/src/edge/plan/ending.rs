@@ -1,5 +1,6 @@
 //! When an answer ends: lengths, stop strings, stop ids.
 
+use engine::request::Repetition;
 use engine_assets::Generation;
 use proto::openai::Request;
 
@@ -51,4 +52,28 @@ pub fn stops(request: &Request) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::parameter("stop", message));
     }
     Ok(stops.clone())
+}
+
+/// When an output repeats itself; the rules are those of vLLM's `RepetitionDetectionParams`.
+pub fn repetition(request: &Request) -> Result<Option<Repetition>, ApiError> {
+    let Some(asked) = request.repetition_detection else { return Ok(None) };
+    let (max, min, count) =
+        (asked.max_pattern_size.unwrap_or(0), asked.min_pattern_size.unwrap_or(0), asked.min_count.unwrap_or(0));
+    let wrong = |what: String| Err(ApiError::parameter("repetition_detection", format!("`repetition_detection` {what}.")));
+    if min < 0 || min > max {
+        return wrong(format!("asks for patterns of {min} to {max} tokens"));
+    }
+    if max == 0 {
+        return Ok(None);
+    }
+    if count < 2 {
+        return wrong(format!("has `min_count` {count}; it must be at least 2"));
+    }
+    let tokens_max = i64::from(Repetition::TOKENS_MAX);
+    if max.saturating_mul(count) > tokens_max {
+        return wrong(format!("looks at {max} × {count} tokens; at most {tokens_max} are possible"));
+    }
+    let number = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+    let tokens_min = number(request.min_tokens.unwrap_or(0).max(0));
+    Ok(Some(Repetition { pattern_min: number(min).max(1), pattern_max: number(max), count: number(count), tokens_min }))
 }

@@ -24,9 +24,9 @@ fn plan(endpoint: Endpoint, body: Value) -> Result<Plan, ApiError> {
 fn defaults_are_the_models_then_openais() {
     let chat = plan(Endpoint::Chat, json!({"seed": -1})).expect("nothing wrong");
     assert_eq!(chat.sampling, Sampling { temperature: 0.6, top_k: 0, top_p: 0.9, min_p: 0.0, seed: u64::MAX });
-    assert_eq!(chat.finish(100, 512), FinishRules { tokens_max: 412, eos: vec![2], stop: vec![] });
+    assert_eq!(chat.finish(100, 512), FinishRules { tokens_max: 412, eos: vec![2], stop: vec![], repetition: None });
     let completion = plan(Endpoint::Completion, json!({"ignore_eos": true, "stop_token_ids": [7]})).expect("nothing wrong");
-    assert_eq!(completion.finish(100, 512), FinishRules { tokens_max: 16, eos: vec![], stop: vec![7] });
+    assert_eq!(completion.finish(100, 512), FinishRules { tokens_max: 16, eos: vec![], stop: vec![7], repetition: None });
     assert_eq!(completion.finish(500, 512).tokens_max, 12, "the context is the limit");
     let both = plan(Endpoint::Chat, json!({"max_tokens": 3, "max_completion_tokens": 5})).expect("nothing wrong");
     assert_eq!(both.tokens_max, Some(5));

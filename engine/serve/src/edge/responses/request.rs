@@ -12,9 +12,11 @@ pub fn chat(request: &ResponsesRequest, before: &[Value]) -> Result<(Request, Ve
     if request.background == Some(true) {
         return wrong("background", "This engine does not serve `background`; leave it out.");
     }
-    if request.truncation.as_deref() == Some("auto") {
-        return wrong("truncation", "This engine does not shorten conversations; `truncation` must be \"disabled\".");
-    }
+    let truncates = match request.truncation.as_deref() {
+        None | Some("disabled") => false,
+        Some("auto") => true,
+        Some(_) => return wrong("truncation", "`truncation` must be \"auto\" or \"disabled\"."),
+    };
     if request.prompt.as_ref().is_some_and(|prompt| !prompt.is_null()) {
         return wrong("prompt", "This engine keeps no prompt templates; leave `prompt` out.");
     }
@@ -39,6 +41,8 @@ pub fn chat(request: &ResponsesRequest, before: &[Value]) -> Result<(Request, Ve
     let chat = Request {
         model: request.model.clone(),
         messages: Some(turns),
+        // As vLLM: what the context takes.
+        truncate_prompt_tokens: truncates.then_some(-1),
         max_completion_tokens: request.max_output_tokens,
         temperature: request.temperature,
         top_p: request.top_p,

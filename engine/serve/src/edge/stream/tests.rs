@@ -75,12 +75,20 @@ async fn events(parameters: Value, outputs: Vec<Output>) -> Vec<String> {
     outputs.into_iter().for_each(|output| sender.send((0, output)).expect("it is open"));
     drop(sender);
     let in_flight = Ledger::new(Changed::default()).open(None, 1);
-    let running = Running::new(ready.handle.clone(), engine::request::RequestId(0));
+    let running = Running::new(ready.handle.clone(), engine::request::RequestId(0), None);
     let detokenizer = ready.text.detokenizer(&[97], true);
     let prompt = Prompt { ids: Arc::from([97]), text: None };
     let mut choice = Choice::new(in_flight, Arc::clone(&plan), detokenizer, prompt, Instant::now());
     choice.runs(running);
-    let metrics = Metrics::new(&Labels { model_name: "m", engine: 0, max_model_len: 64, drafts_max: 0 });
+    let metrics = Metrics::new(&Labels {
+        model_name: "m",
+        engine: 0,
+        max_model_len: 64,
+        drafts_max: 0,
+        adapters_max: 1,
+        residency: false,
+        developer: false,
+    });
     let generation = Generation::fed(receiver, choice, Arc::clone(&plan), ready.handle.clone(), Arc::new(metrics));
     let head = Head {
         id: "cmpl-1".into(),
