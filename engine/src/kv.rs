@@ -22,6 +22,7 @@ pub mod residency;
 pub mod tier;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use domain::ExtraKeys;
 

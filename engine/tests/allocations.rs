@@ -34,7 +34,7 @@ fn allocated(sampling: Sampling, extras: Option<SamplingExtras>) -> AllocationIn
     let extras = extras.map(Arc::new);
     for request in 0..RUNNING as u32 {
         let prompt = (0..PROMPT_TOKENS).map(|i| (i + request * 7) % 1000).collect();
-        let finish = FinishRules { tokens_max: 900, eos: Vec::new(), stop: Vec::new() };
+        let finish = FinishRules { tokens_max: 900, eos: Vec::new(), stop: Vec::new(), repetition: None };
         let sink = Box::new(|_: Output| true);
         let request = NewRequest { extras: extras.clone(), ..NewRequest::new(prompt, sampling, finish, Instant::now(), sink) };
         handle.submit(request).expect("there is room");
@@ -82,7 +82,7 @@ fn thousands_of_mixed_requests_leave_no_memory_behind() {
         for number in numbers {
             let prompt = (0..1 + number * 37 % 300).map(|i| (i + number % 50 * 7) % 1000).collect();
             let sampling = Sampling { temperature: (number % 2) as f32, seed: number.into(), ..Sampling::GREEDY };
-            let finish = FinishRules { tokens_max: 1 + number * 13 % 60, eos: vec![2], stop: Vec::new() };
+            let finish = FinishRules { tokens_max: 1 + number * 13 % 60, eos: vec![2], stop: Vec::new(), repetition: None };
             let told = || Arc::new(SamplingExtras { logprobs: Some(number % 5), ..SamplingExtras::default() });
             let extras = number.is_multiple_of(3).then(told);
             let reads = number % 7;

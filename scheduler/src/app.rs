@@ -56,7 +56,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
     let fleet = Arc::new(Fleet::new(replica.clone()));
     let texts = Arc::new(Texts::default());
     let chooser = Arc::new(Chooser { fleet: fleet.clone(), texts: texts.clone(), policy: config.policy });
-    let metrics = Metrics::new(fleet.clone());
+    let metrics = Metrics::new(fleet.clone(), texts.clone());
     let metrics = Arc::new(metrics.map_err(|error| {
         Fault::new(FaultKind::Internal, "cannot register the scheduler's metrics", "report this as a defect").because(error)
     })?);

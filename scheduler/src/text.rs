@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use domain::AssetsDigest;
+use engine_text::Recall;
 use serde_json::{Map, Value};
 
 pub use model::read_assets;
@@ -49,6 +50,9 @@ pub struct Chat {
 /// Turns a prompt into tokens. One implementation reads models' assets; the trait keeps the decision's tests free of them.
 pub trait Tokenise: Send + Sync {
     fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, String>;
+
+    /// How much of the prompts it remembers.
+    fn recall(&self) -> Recall;
 }
 
 #[derive(Clone)]
@@ -88,6 +92,16 @@ impl Texts {
             Some(Entry::Failed(why)) => Some(why),
             None => Some("unknown".into()),
         }
+    }
+
+    /// How well each tokenizer remembers prompts, by the digest of its assets.
+    pub fn recalls(&self) -> Vec<(AssetsDigest, Recall)> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let recall = |(digest, entry): (&AssetsDigest, &Entry)| match entry {
+            Entry::Ready(text) => Some((*digest, text.recall())),
+            Entry::Awaited { .. } | Entry::Failed(_) => None,
+        };
+        entries.iter().filter_map(recall).collect()
     }
 
     /// Claims a digest that nobody is asked for; true once, and again when that failed, was released or took too long.

@@ -232,7 +232,7 @@ fn tok_s(
             true
         };
         let sampling = Sampling { temperature: 0.7, seed: index as u64, ..Sampling::GREEDY };
-        let finish = FinishRules { tokens_max, eos: Vec::new(), stop: Vec::new() };
+        let finish = FinishRules { tokens_max, eos: Vec::new(), stop: Vec::new(), repetition: None };
         let mut request = NewRequest::new(Arc::clone(prompt), sampling, finish, Instant::now(), Box::new(sink));
         request.mask = mask;
         handle.submit(request)?;

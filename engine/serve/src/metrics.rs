@@ -11,6 +11,7 @@ mod process;
 mod residency;
 mod sleep;
 mod tiers;
+mod tokenizer;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use std::time::Instant;
 use engine::observe::{FinishedReport, Observer, Stats, StepReport};
 use engine::request::{FinishReason, Rejected};
 use engine_cpu::KvDtype;
+use engine_text::Recall;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -84,6 +86,7 @@ pub struct Metrics {
     tiers: tiers::Tiers,
     sleep: sleep::Sleep,
     operations: Option<sleep::Operations>,
+    tokenizer: tokenizer::Tokenizer,
     generation_tokens: IntCounter,
     success: Success,
     rejections: Rejections,
@@ -229,6 +232,7 @@ impl Metrics {
             tiers: tiers::Tiers::new(&make),
             sleep: sleep::Sleep::new(&make),
             operations: labels.developer.then(|| sleep::Operations::new(&make)),
+            tokenizer: tokenizer::Tokenizer::new(&make),
             success: Success { stop, length, abort, error, repetition },
             rejections: Rejections { requests, tokens, not_ready },
             time_to_first_token: make.histogram(
@@ -325,7 +329,10 @@ impl Metrics {
     }
 
     /// Prometheus' text format, version 0.0.4. `None`: there is no engine yet.
-    pub fn scrape(&self, stats: Option<&Stats>, adapters: &InUse) -> Vec<u8> {
+    pub fn scrape(&self, stats: Option<&Stats>, adapters: &InUse, recall: Option<Recall>) -> Vec<u8> {
+        if let Some(recall) = recall {
+            self.tokenizer.read(recall);
+        }
         if let Some(stats) = stats {
             self.running.set(stats.running as i64);
             self.waiting.set(stats.waiting as i64);

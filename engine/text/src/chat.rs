@@ -5,6 +5,7 @@ mod messages;
 mod template;
 mod values;
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
@@ -69,30 +70,37 @@ pub(crate) fn render(templates: &Templates, request: &ChatRequest<'_>) -> Result
     }
     let variables = values::variables(templates, request)?;
     let rendered = templates.render(request, variables)?;
-    if request.continue_final_message { cut_after_final_message(rendered, request.messages) } else { Ok(rendered) }
+    if request.continue_final_message { cut_at_mark(rendered, request.messages) } else { Ok(rendered) }
 }
 
-/// Cuts the prompt behind the last message's text, as transformers does: where the template trimmed the text, behind the trimmed text.
-fn cut_after_final_message(mut rendered: String, messages: &[Value]) -> Result<String, TextError> {
-    let place = || format!("messages[{}]", messages.len() - 1);
-    let content = messages.last().and_then(|message| message.get("content"));
+/// Stands behind the last message's text while that is rendered, as in transformers 5.24: the prompt ends where it came out. The space
+/// tells whether the template trimmed the text.
+const CONTINUE_MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// Puts the mark behind the text of the last message, which is in order.
+fn mark_final_message(messages: &mut [Cow<'_, Value>], place: &str) -> Result<(), TextError> {
+    let content = messages.last_mut().and_then(|message| message.to_mut().get_mut("content"));
     let text = match content {
-        Some(Value::String(text)) => Some(text.as_str()),
-        Some(Value::Array(parts)) => {
-            parts.iter().rev().find_map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)))
-        }
-        _ => None,
+        Some(Value::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
+        text => text,
     };
-    let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
-        return Err(TextError::request(place(), "has no text to continue"));
-    };
-    let Some(start) = rendered.rfind(text.trim()) else {
+    let Some(Value::String(text)) = text else { return Err(TextError::request(place, "has no text to continue")) };
+    text.push_str(CONTINUE_MARK);
+    Ok(())
+}
+
+/// Cuts the prompt at the mark; where the template trimmed the text, behind the trimmed text.
+fn cut_at_mark(mut rendered: String, messages: &[Value]) -> Result<String, TextError> {
+    let Some(mark) = rendered.rfind(CONTINUE_MARK.trim_end()) else {
         return Err(TextError::request(
-            place(),
+            format!("messages[{}]", messages.len() - 1),
             "does not appear in the prompt as the chat template renders it, so it cannot be continued",
         ));
     };
-    let kept = if rendered[start..].starts_with(text.trim_start()) { text.trim_start() } else { text.trim() };
-    rendered.truncate(start + kept.len());
+    let trimmed = !rendered[mark..].starts_with(CONTINUE_MARK);
+    rendered.truncate(mark);
+    if trimmed {
+        rendered.truncate(rendered.trim_end().len());
+    }
     Ok(rendered)
 }

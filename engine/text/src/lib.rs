@@ -25,21 +25,17 @@ pub use crate::detokenizer::Detokenizer;
 pub use crate::error::TextError;
 pub use crate::stop::{StopMatcher, StopStep};
 
-pub use crate::tokenizer::Surface;
+pub use crate::tokenizer::{Recall, Surface};
 
 use crate::chat::Templates;
-use crate::tokenizer::{Bytes, Special, Words, unpanicked};
+use crate::tokenizer::{Bytes, Encoder, unpanicked};
 
 /// A model's text side. Cloning shares everything.
 #[derive(Clone)]
 pub struct Text(Arc<Inner>);
 
 struct Inner {
-    tokenizer: tokenizers::Tokenizer,
-    /// The same for ASCII, faster, where there is such a way.
-    words: Option<Words>,
-    /// Ids that `add_special_tokens` puts around a text, beyond what the tokenizer's own post-processor does.
-    special: Special,
+    encoder: Encoder,
     /// What each token stands for, where tokens are byte strings.
     bytes: Option<Bytes>,
     /// One past the largest id.
@@ -50,28 +46,21 @@ struct Inner {
 impl Text {
     /// Builds the tokenizer and compiles the templates. A template that does not compile is an error of chat requests, not of this.
     pub fn new(assets: &TextAssets) -> Result<Self, TextError> {
-        let tokenizer::Built { tokenizer, words, special, bytes, vocab_size } = tokenizer::build(assets)?;
+        let tokenizer::Built { encoder, bytes, vocab_size } = tokenizer::build(assets)?;
         let templates = Templates::new(assets);
-        Ok(Self(Arc::new(Inner { tokenizer, words, special, bytes, vocab_size, templates })))
+        Ok(Self(Arc::new(Inner { encoder, bytes, vocab_size, templates })))
     }
 
     /// The token ids of a text. Special tokens written out in it count as special tokens, as in transformers.
     /// `add_special_tokens` adds what the model wants around a whole text, such as bos; a rendered chat brings its own.
+    /// What a text shares with earlier ones, such as the turns of a chat, is remembered and not encoded again.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let Inner { tokenizer, words, special, .. } = &*self.0;
-        let ids = match words {
-            Some(words) if text.is_ascii() => unpanicked(|| words.encode(tokenizer, text))?,
-            _ => self.encode_by_library(text, add_special_tokens)?,
-        };
-        if add_special_tokens && !special.is_empty() { Ok(special.around(&ids)) } else { Ok(ids) }
+        self.0.encoder.encode(text, add_special_tokens)
     }
 
-    /// The library's own way; what a faster one must agree with.
-    fn encode_by_library(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = unpanicked(|| {
-            self.0.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))
-        })?;
-        Ok(encoding.get_ids().to_vec())
+    /// How well remembering does.
+    pub fn recall(&self) -> Recall {
+        self.0.encoder.recall()
     }
 
     /// The text of token ids; bytes that are no UTF-8 become U+FFFD. Ids that no token has are skipped, as in transformers.
@@ -79,7 +68,7 @@ impl Text {
         match &self.0.bytes {
             Some(bytes) => Ok(bytes.decode(ids, skip_special_tokens)),
             None => unpanicked(|| {
-                self.0.tokenizer.decode(ids, skip_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))
+                self.0.encoder.tokenizer.decode(ids, skip_special_tokens).map_err(|error| TextError::Tokenizer(error.to_string()))
             }),
         }
     }
@@ -91,19 +80,21 @@ impl Text {
 
     /// A token as the vocabulary spells it (`Ġhello`), which is not its text. `None`: no token has this id.
     pub fn token_str(&self, id: u32) -> Option<String> {
-        self.0.tokenizer.id_to_token(id)
+        self.0.encoder.tokenizer.id_to_token(id)
     }
 
     /// The id of a token by its spelling in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.0.tokenizer.token_to_id(token)
+        self.0.encoder.tokenizer.token_to_id(token)
     }
 
     /// Is the token one that `skip_special_tokens` skips?
     pub fn is_special(&self, id: u32) -> bool {
         match &self.0.bytes {
             Some(bytes) => bytes.is_special(id),
-            None => self.token_str(id).is_some_and(|token| self.0.tokenizer.get_added_vocabulary().is_special_token(&token)),
+            None => {
+                self.token_str(id).is_some_and(|token| self.0.encoder.tokenizer.get_added_vocabulary().is_special_token(&token))
+            }
         }
     }
 
@@ -130,46 +121,5 @@ impl Text {
     /// The prompt of a chat, as transformers' `apply_chat_template` renders it. Encode it without adding special tokens.
     pub fn render_chat(&self, request: &ChatRequest<'_>) -> Result<String, TextError> {
         chat::render(&self.0.templates, request)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn text_of(gguf: &str) -> Text {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(gguf);
-        Text::new(&engine_assets::open(&path).unwrap().text).unwrap()
-    }
-
-    /// What the splitting turns on: words, digits, every white space, contractions, added tokens and their halves.
-    fn prompt() -> impl Strategy<Value = String> {
-        let piece = prop_oneof![
-            "[a-zA-Z]{1,12}",
-            "[0-9]{1,5}",
-            "[ \t\n\r\x0b\x0c]{1,4}",
-            "[\x00-\x7f]{1,6}",
-            proptest::sample::select(vec!["'s", "'ll", "'LL", "don't", "<|im_start|>", "<|im_end|>", "<|im_", "|>", " ", "\n\n"])
-                .prop_map(str::to_owned),
-        ];
-        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
-    }
-
-    #[test]
-    fn words_from_memory_are_what_the_library_makes_of_the_text() {
-        for gguf in ["cli/builtin/trackside-builtin.gguf", "tests/fixtures/models/gguf-q8_0/model.gguf"] {
-            let text = text_of(gguf);
-            assert!(text.0.words.is_some(), "{gguf} is split as GPT-2 splits");
-            proptest!(ProptestConfig::with_cases(2000), |(prompt in prompt())| {
-                let by_library = text.encode_by_library(&prompt, false).unwrap();
-                // Twice: computed, then remembered.
-                prop_assert_eq!(&text.encode(&prompt, false).unwrap(), &by_library);
-                prop_assert_eq!(&text.encode(&prompt, false).unwrap(), &by_library);
-            });
-        }
     }
 }

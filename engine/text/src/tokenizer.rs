@@ -1,7 +1,11 @@
 //! A tokenizer out of text assets: `tokenizer.json` as it is, or the one that a GGUF's metadata describes.
 
+mod borders;
 mod bytes;
+mod encoder;
 mod gguf;
+mod remembered;
+mod splits;
 mod surface;
 mod words;
 
@@ -11,9 +15,10 @@ use engine_assets::{SpecialToken, TextAssets, TokenizerSource};
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 pub(crate) use self::bytes::{Bytes, push_lossy};
+pub(crate) use self::encoder::Encoder;
+pub use self::remembered::Recall;
 pub use self::surface::Surface;
 pub(crate) use self::surface::surface;
-pub(crate) use self::words::Words;
 use crate::error::TextError;
 
 /// Most tokens of a vocabulary. Ids are indices of tables, so a tokenizer with one token of id 4 billion must not make one.
@@ -21,27 +26,38 @@ const MAX_VOCAB: usize = 1 << 22;
 
 /// What there is of a tokenizer once it is built.
 pub(crate) struct Built {
-    pub tokenizer: Tokenizer,
-    pub words: Option<Words>,
-    pub special: Special,
+    pub encoder: Encoder,
     pub bytes: Option<Bytes>,
     pub vocab_size: usize,
 }
 
 /// Ids around a whole text.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Special {
-    pub first: Option<u32>,
-    pub last: Option<u32>,
+    first: Vec<u32>,
+    last: Vec<u32>,
 }
 
 impl Special {
-    pub fn is_empty(&self) -> bool {
-        self.first.is_none() && self.last.is_none()
+    /// What a tokenizer's post-processor puts around any text, found out by two. `None`: it does something else, such as a second text.
+    fn of_post_processor(tokenizer: &Tokenizer) -> Option<Self> {
+        if tokenizer.get_post_processor().is_none() {
+            return Some(Self::default());
+        }
+        let ids = |text: &str, special| Some(tokenizer.encode_fast(text, special).ok()?.get_ids().to_vec());
+        let around = |text: &str| {
+            let (bare, whole) = (ids(text, false)?, ids(text, true)?);
+            let at = (0..=whole.len().checked_sub(bare.len())?).find(|at| whole[*at..].starts_with(&bare))?;
+            Some((whole[..at].to_vec(), whole[at + bare.len()..].to_vec()))
+        };
+        let (first, last) = around("a")?;
+        (around("The 2nd text.")? == (first.clone(), last.clone())).then_some(Self { first, last })
     }
 
-    pub fn around(&self, ids: &[u32]) -> Vec<u32> {
-        self.first.into_iter().chain(ids.iter().copied()).chain(self.last).collect()
+    fn around(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        ids.splice(..0, self.first.iter().copied());
+        ids.extend(&self.last);
+        ids
     }
 }
 
@@ -52,11 +68,9 @@ pub(crate) fn build(assets: &TextAssets) -> Result<Built, TextError> {
 fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
     let (mut tokenizer, words, special) = match &assets.tokenizer {
         // The post-processor in the file adds what is to be added.
-        TokenizerSource::HuggingFace(json) => (
-            Tokenizer::from_bytes(json).map_err(|error| TextError::Tokenizer(format!("tokenizer.json: {error}")))?,
-            None,
-            Special::default(),
-        ),
+        TokenizerSource::HuggingFace(json) => {
+            (Tokenizer::from_bytes(json).map_err(|error| TextError::Tokenizer(format!("tokenizer.json: {error}")))?, None, None)
+        }
         TokenizerSource::Gguf(gguf) => {
             let built = gguf::build(gguf, assets)?;
             let id = |wanted: bool, role: &str, token: &Option<SpecialToken>| match (wanted, token) {
@@ -64,8 +78,9 @@ fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
                 (true, Some(token)) => Ok(token.id),
                 (true, None) => Err(TextError::Tokenizer(format!("it is to add a {role} token and names none"))),
             };
-            let special = Special { first: id(built.add_bos, "bos", &assets.bos)?, last: id(built.add_eos, "eos", &assets.eos)? };
-            (built.tokenizer, built.words, special)
+            let first = id(built.add_bos, "bos", &assets.bos)?.into_iter().collect();
+            let last = id(built.add_eos, "eos", &assets.eos)?.into_iter().collect();
+            (built.tokenizer, built.words, Some(Special { first, last }))
         }
     };
     // Files may ask for truncation and padding, which transformers applies only when the caller asks, too.
@@ -73,7 +88,7 @@ fn build_trusting(assets: &TextAssets) -> Result<Built, TextError> {
     tokenizer.with_truncation(None).map_err(|error| TextError::Tokenizer(error.to_string()))?;
     let vocab_size = vocab_size(&tokenizer)?;
     let bytes = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))).then(|| Bytes::new(&tokenizer, vocab_size));
-    Ok(Built { tokenizer, words, special, bytes, vocab_size })
+    Ok(Built { encoder: Encoder::new(tokenizer, words, special), bytes, vocab_size })
 }
 
 /// Calls the tokenizers library, which panics on some malformed files (0.23: a decoder of a type that does not exist), and may on

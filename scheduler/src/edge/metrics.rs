@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::fleet::Fleet;
+use crate::text::Texts;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new(fleet: Arc<Fleet>) -> Result<Self, prometheus::Error> {
+    pub fn new(fleet: Arc<Fleet>, texts: Arc<Texts>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(format!("trackside_scheduler_{name}"), help)?;
@@ -98,6 +99,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(decision_seconds.clone()))?;
         registry.register(Box::new(FleetCollector::new(fleet)?))?;
+        registry.register(Box::new(RecallCollector::new(texts)?))?;
         let outcomes = Outcome::ALL.map(|(_, name)| name);
         let reasons = RetryReason::ALL.map(|(_, name)| name);
         Ok(Self {
@@ -209,5 +211,43 @@ impl Collector for FleetCollector {
             index_blocks.with_label_values(&labels).set(partition.held_by_all() as i64);
         }
         [nodes.collect(), engines.collect(), index_blocks.collect(), picks.collect()].concat()
+    }
+}
+
+/// Reads the tokenizers at the moment of a scrape.
+struct RecallCollector {
+    texts: Arc<Texts>,
+    bytes: IntCounterVec,
+    held_bytes: IntGaugeVec,
+}
+
+impl RecallCollector {
+    fn new(texts: Arc<Texts>) -> Result<Self, prometheus::Error> {
+        let name = |name: &str, help: &str| Opts::new(format!("trackside_scheduler_tokenizer_{name}"), help);
+        let help = "Bytes of long prompts by whether their token ids were remembered or had to be made.";
+        let held = "Bytes of text and token ids that are remembered.";
+        Ok(Self {
+            texts,
+            bytes: IntCounterVec::new(name("bytes_total", help), &["assets", "ids"])?,
+            held_bytes: IntGaugeVec::new(name("held_bytes", held), &["assets"])?,
+        })
+    }
+}
+
+impl Collector for RecallCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.bytes.desc(), self.held_bytes.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.bytes.reset();
+        self.held_bytes.reset();
+        for (digest, recall) in self.texts.recalls() {
+            let assets = digest.to_string();
+            self.bytes.with_label_values(&[assets.as_str(), "remembered"]).inc_by(recall.hit_bytes);
+            self.bytes.with_label_values(&[assets.as_str(), "encoded"]).inc_by(recall.miss_bytes);
+            self.held_bytes.with_label_values(&[assets.as_str()]).set(recall.held_bytes as i64);
+        }
+        [self.bytes.collect(), self.held_bytes.collect()].concat()
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use domain::AssetsDigest;
 use engine_assets::{Digest, TextAssets};
-use engine_text::{ChatRequest, Text};
+use engine_text::{ChatRequest, Recall, Text};
 
 use super::{Chat, PROMPT_BYTES_MAX, Prompt, Tokenise};
 
@@ -32,6 +32,10 @@ impl Tokenise for Text {
             return Err(format!("the prompt has {} bytes; at most {PROMPT_BYTES_MAX} are tokenised for routing", text.len()));
         }
         self.encode(&text, add_special_tokens).map_err(|error| error.to_string())
+    }
+
+    fn recall(&self) -> Recall {
+        Text::recall(self)
     }
 }
 

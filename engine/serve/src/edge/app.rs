@@ -165,6 +165,11 @@ impl App {
         })
     }
 
+    /// How well the tokenizer remembers; `None`: there is none yet.
+    pub fn recall(&self) -> Option<engine_text::Recall> {
+        self.life.ready.get().map(|ready| ready.text.recall())
+    }
+
     /// The engine's counters; `None` before it is there.
     pub fn stats(&self) -> Option<Stats> {
         self.handle().map(Handle::stats)

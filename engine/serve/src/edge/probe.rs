@@ -57,7 +57,7 @@ pub async fn load(State(app): State<Arc<App>>) -> Response {
 
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let stats = app.stats();
-    bytes_of(StatusCode::OK, METRICS_TYPE, app.metrics.scrape(stats.as_ref(), &app.adapters.in_use()))
+    bytes_of(StatusCode::OK, METRICS_TYPE, app.metrics.scrape(stats.as_ref(), &app.adapters.in_use(), app.recall()))
 }
 
 /// vLLM's `KVEventsConfig` by data-parallel rank, for subscribers that know only the HTTP address; `{}` where none are published.

@@ -28,4 +28,5 @@ mod state;
 mod stops;
 mod structured;
 mod tokens;
+mod tool_history;
 mod transcripts;

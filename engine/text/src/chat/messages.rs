@@ -9,8 +9,12 @@ use crate::error::TextError;
 /// Most messages of one chat.
 const MAX_MESSAGES: usize = 8_192;
 
+/// The names that a message's thought has had; the first is what most templates read, the second gpt-oss's.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// Checks messages and puts them into order: `content` a string (or, for templates that go through parts, a list of text parts),
-/// `null` an empty string, a tool call's `arguments` an object, an empty `tool_calls` absent.
+/// `null` an empty string, a tool call's `arguments` an object, an empty `tool_calls` absent. As transformers 5.24 has it, other fields
+/// that are `null` are absent, too, and a thought is there under every name that templates know.
 pub(super) fn normalise(messages: &[Value], keep_parts: bool) -> Result<Vec<Cow<'_, Value>>, TextError> {
     if messages.len() > MAX_MESSAGES {
         return Err(TextError::request("messages", format!("has {} items; at most {MAX_MESSAGES} are allowed", messages.len())));
@@ -29,19 +33,29 @@ fn one<'a>(message: &'a Value, place: &str, keep_parts: bool) -> Result<Cow<'a, 
     }
     let content = content(object, place, keep_parts)?;
     let tool_calls = tool_calls(object, place)?;
-    if content.is_none() && matches!(tool_calls, ToolCalls::AsTheyAre) {
+    let thought = REASONING.iter().find_map(|name| object.get(*name).filter(|thought| !thought.is_null()));
+    let in_order = content.is_none() && matches!(tool_calls, ToolCalls::AsTheyAre) && thought.is_none();
+    if in_order && !object.values().any(Value::is_null) {
         return Ok(Cow::Borrowed(message));
     }
-    let mut object = object.clone();
+    let mut ordered = Map::with_capacity(object.len() + 2);
+    if let Some(thought) = thought {
+        ordered.insert("thinking".to_owned(), thought.clone());
+    }
+    let there = object.iter().filter(|(name, value)| name.as_str() == "content" || !value.is_null());
+    ordered.extend(there.map(|(name, value)| (name.clone(), value.clone())));
+    if let Some(thought) = thought {
+        ordered.insert("reasoning_content".to_owned(), thought.clone());
+    }
     if let Some(content) = content {
-        object.insert("content".to_owned(), content);
+        ordered.insert("content".to_owned(), content);
     }
     match tool_calls {
         ToolCalls::AsTheyAre => {}
-        ToolCalls::Absent => drop(object.shift_remove("tool_calls")),
-        ToolCalls::Parsed(calls) => drop(object.insert("tool_calls".to_owned(), Value::Array(calls))),
+        ToolCalls::Absent => drop(ordered.shift_remove("tool_calls")),
+        ToolCalls::Parsed(calls) => drop(ordered.insert("tool_calls".to_owned(), Value::Array(calls))),
     }
-    Ok(Cow::Owned(Value::Object(object)))
+    Ok(Cow::Owned(Value::Object(ordered)))
 }
 
 /// The content to put in place of what the message has, if that is not in order.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use engine_assets::{SpecialToken, TextAssets};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Template};
 use serde_json::{Map, Value as Json};
 
@@ -53,7 +53,7 @@ impl Templates {
                 goes_through_parts: goes_through_parts(source),
                 result: on_deep_stack(|| {
                     check_size(source)?;
-                    deep.add_template_owned(name, without_generation_tags(source)).map_err(|error| failed(&error))
+                    deep.add_template_owned(name, prepared(source)).map_err(|error| failed(&error))
                 })
                 .flatten(),
             })
@@ -99,7 +99,7 @@ impl Templates {
     pub fn render(&self, request: &ChatRequest<'_>, variables: Value) -> Result<String, TextError> {
         if let Some(source) = request.template {
             check_size(source).map_err(|error| TextError::request("chat_template", error.to_string()))?;
-            let source = without_generation_tags(source);
+            let source = prepared(source);
             return on_deep_stack(move || {
                 let template = self.deep.template_from_named_str(DEFAULT, &source).map_err(|error| failed(&error))?;
                 render(&template, variables).map_err(|error| failed(&error))
@@ -165,8 +165,7 @@ fn environment() -> Environment<'static> {
     environment.set_recursion_limit(MAX_RECURSION);
     environment.set_unknown_method_callback(python::method);
     environment.set_formatter(print);
-    // Whatever has a length and items is a sequence to Jinja in Python, so strings and mappings are.
-    environment.add_test("sequence", |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map));
+    python::install_filters(&mut environment);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", raise_exception);
     environment
@@ -221,11 +220,13 @@ fn failed(error: &Error) -> TextError {
     TextError::Template(format!("{what}{cause}{line}").replace(['\n', '\r'], " "))
 }
 
-/// transformers marks the assistant's text with `{% generation %}`, which changes nothing of what is rendered. The marks become a
-/// condition that holds, so that whitespace around them is trimmed as before.
-fn without_generation_tags(source: &str) -> String {
+/// A template as minijinja is to read it. Ends of lines are those of Jinja. transformers marks the assistant's text with
+/// `{% generation %}`, which changes nothing of what is rendered: the marks become a condition that holds, so that whitespace around
+/// them is trimmed as before.
+fn prepared(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
+    let mut rest = source.as_str();
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);

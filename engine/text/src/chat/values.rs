@@ -12,7 +12,16 @@ const RESERVED: [&str; 5] = ["messages", "tools", "documents", "add_generation_p
 
 /// All variables of one rendering.
 pub(super) fn variables(templates: &Templates, request: &ChatRequest<'_>) -> Result<Jinja, TextError> {
-    let messages = messages::normalise(request.messages, templates.goes_through_parts(request))?;
+    let mut messages = messages::normalise(request.messages, templates.goes_through_parts(request))?;
+    if request.continue_final_message {
+        let last = request.messages.len() - 1;
+        let place = format!("messages[{last}]");
+        // What is null has no text; what is empty has one, and goes on from its beginning.
+        if request.messages[last].get("content").is_none_or(Value::is_null) {
+            return Err(TextError::request(place, "has no text to continue"));
+        }
+        super::mark_final_message(&mut messages, &place)?;
+    }
     let list = |items: &[Value]| if items.is_empty() { Jinja::from(()) } else { items.iter().map(from_json).collect() };
     let mut variables: Vec<(&str, Jinja)> = templates.special_tokens().map(|(name, token)| (name, Jinja::from(token))).collect();
     variables.push(("messages", messages.iter().map(|message| from_json(message)).collect()));

@@ -6,6 +6,7 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::unicode::NFC;
 use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -13,6 +14,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
+use super::splits::{PRE, Splitting};
 use super::words::Words;
 use crate::error::TextError;
 
@@ -59,40 +61,22 @@ fn vocab(gguf: &GgufTokenizer) -> Vocab {
     gguf.tokens.iter().enumerate().map(|(id, token)| (token.clone(), id as u32)).collect()
 }
 
-/// How text is split before BPE.
-enum Splitting {
-    /// GPT-2's expression, after single digits if true.
-    Gpt2 { single_digits: bool },
-    /// Expressions of one's own, applied one after the other.
-    Regexes(&'static [&'static str]),
-}
-
 /// A value of `tokenizer.ggml.pre`.
-struct Pre {
-    names: &'static [&'static str],
-    splitting: Splitting,
+pub(super) struct Pre {
+    pub names: &'static [&'static str],
+    pub splitting: Splitting,
     /// A word that is a token is taken as it is, whatever the merges say.
-    ignore_merges: bool,
-    add_bos: bool,
+    pub ignore_merges: bool,
+    /// A text begins with bos where the file does not say.
+    pub add_bos: bool,
+    /// Characters are composed first (NFC), as in the model's `tokenizer.json`.
+    pub composes: bool,
 }
 
-/// The pre-tokenizers of llama.cpp (`src/llama-vocab.cpp`) that are known here.
-#[rustfmt::skip]
-const PRE: &[Pre] = &[
-    Pre { names: &["gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code", "mpt", "olmo", "jais", "gigachat"],
-        splitting: Splitting::Gpt2 { single_digits: false }, ignore_merges: false, add_bos: false },
-    Pre { names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
-        splitting: Splitting::Gpt2 { single_digits: true }, ignore_merges: false, add_bos: false },
-    Pre { names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"],
-        splitting: Splitting::Regexes(&[r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]),
-        ignore_merges: true, add_bos: true },
-    Pre { names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan"],
-        splitting: Splitting::Regexes(&[r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]),
-        ignore_merges: false, add_bos: false },
-    Pre { names: &["default"],
-        splitting: Splitting::Regexes(&[r"[\p{P}\$\+<=>\^~\|]+", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)", r"\p{N}+", r"[0-9][0-9][0-9]"]),
-        ignore_merges: false, add_bos: false },
-];
+impl Pre {
+    pub const PLAIN: Self =
+        Self { names: &[], splitting: Splitting::Regexes(&[]), ignore_merges: false, add_bos: false, composes: false };
+}
 
 /// Byte-level BPE; whether digits are single where text is split as GPT-2 splits it; whether it begins a text with bos where the file does
 /// not say.
@@ -112,6 +96,9 @@ fn byte_level(gguf: &GgufTokenizer) -> Result<(Tokenizer, Option<bool>, bool), T
         .build();
     let mut tokenizer = Tokenizer::new(model.map_err(|error| TextError::Tokenizer(error.to_string()))?);
     tokenizer.with_pre_tokenizer(Some(splitting(&pre.splitting)?));
+    if pre.composes {
+        tokenizer.with_normalizer(Some(NFC)).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+    }
     tokenizer.with_decoder(Some(ByteLevel::default()));
     let single_digits = match pre.splitting {
         Splitting::Gpt2 { single_digits } => Some(single_digits),

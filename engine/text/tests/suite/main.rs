@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod broken;
+mod families;
 mod golden;
 mod messages;
 mod reply;
 mod stop;
 mod stream;
 mod template;
+mod tokenizers;

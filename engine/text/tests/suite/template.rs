@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::golden::{cases, model};
 
 /// The tiny model with these templates in place of its own.
-fn with_templates(chat: Option<&str>, tool: Option<&str>) -> Text {
+pub fn with_templates(chat: Option<&str>, tool: Option<&str>) -> Text {
     let token = |text: &str| Some(SpecialToken { text: text.to_owned(), id: None });
     let tiny = engine_assets::open(&model("llama")).expect("the tiny model").text;
     let assets = TextAssets {
@@ -32,7 +32,7 @@ fn plain() -> &'static Text {
     &TEXT
 }
 
-fn list<'a>(case: &'a Value, key: &str) -> &'a [Value] {
+pub fn list<'a>(case: &'a Value, key: &str) -> &'a [Value] {
     case.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 

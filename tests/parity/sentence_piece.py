@@ -1,4 +1,4 @@
-"""What transformers makes of a SentencePiece vocabulary from GGUF metadata: python sentence_piece.py, with transformers installed.
+"""What transformers makes of a SentencePiece vocabulary from GGUF metadata: python tests/parity/sentence_piece.py, with transformers installed.
 
 The vocabulary is the most frequent substrings of the words of a text. transformers builds several tokenizers from such metadata; the
 one it takes for Phi-3 prefixes a space always, as SentencePiece and llama.cpp do, and is the one asked here.
@@ -31,7 +31,7 @@ def main():
         cases.append({"text": text, "ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False)})
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
     head = ",\n".join(f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in [("transformers", transformers.__version__), ("tokens", tokens), ("kinds", kinds), ("scores", scores)])
-    (pathlib.Path(__file__).parent / "sentence_piece.json").write_text(f'{{\n{head},\n"cases": [\n{lines}\n]}}\n')
+    (pathlib.Path(__file__).parent.parent.parent / "engine" / "text" / "tests" / "goldens" / "sentence_piece.json").write_text(f'{{\n{head},\n"cases": [\n{lines}\n]}}\n')
 
 
 main()
