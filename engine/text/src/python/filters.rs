@@ -13,6 +13,10 @@ pub(crate) fn install(environment: &mut Environment<'_>) {
     environment.add_filter("indent", indent);
     environment.add_filter("trim", trim);
     environment.add_filter("center", center);
+    environment.add_filter("default", default);
+    environment.add_filter("d", default);
+    environment.add_filter("escape", escape);
+    environment.add_filter("e", escape);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
     // Whatever has a length and items is a sequence to Jinja in Python, so strings and mappings are.
@@ -86,6 +90,34 @@ fn trim(text: &Value, set: Option<&str>) -> Result<String, Error> {
 
 fn center(state: &State<'_, '_>, text: &Value, width: Option<usize>) -> Result<Value, Error> {
     padded(state, &str(text)?, "center", width.unwrap_or(80), ' ')
+}
+
+fn default(value: &Value, other: Option<Value>, boolean: Option<bool>, kwargs: Kwargs) -> Result<Value, Error> {
+    let other = other.or(kwargs.get("default_value")?).unwrap_or_else(|| Value::from(""));
+    let boolean = boolean.or(kwargs.get("boolean")?).unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let missing = value.is_undefined() || boolean && !value.is_true();
+    Ok(if missing { other } else { value.clone() })
+}
+
+/// With the entities that Python's `markupsafe` writes.
+fn escape(value: &Value) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
+    let text = str(value)?;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(out))
 }
 
 /// `int(value)` of Python, after `float(value)` where the text is one; else the default.
