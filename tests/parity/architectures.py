@@ -17,6 +17,8 @@ As tiny.py, whose tokenizer, prompts and rules they share. What each is there fo
     llama-yarn       yarn with all that it can be told: attention_factor, betas, truncate
     llama-yarn-mscale  yarn with mscale and mscale_all_dim
     llama-linear     linear scaling
+    mistral          a window in every layer; untied; the same blocks as llama
+    gguf-split-q8_0  a llama in three files
     gguf-ARCHITECTURE-TYPE  files as llama.cpp's converter writes them: merged experts, Gemma's norms with their 1 added, yarn
 """
 import copy
@@ -30,12 +32,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import CHATML, LLAMA3_LIKE, OUT, VOCAB, gguf_rows, make_tokenizer, prompts
-from transformers import (AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers import (AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig,
+                          MistralForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM),
            "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM), "mixtral": (MixtralConfig, MixtralForCausalLM),
-           "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM)}
+           "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
 BASE = dict(vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
             max_position_embeddings=1024, rms_norm_eps=1e-6, bos_token_id=0, eos_token_id=3, pad_token_id=1, initializer_range=0.2)
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -143,7 +145,7 @@ def quantised(data, kind):
     return gguf.quants.quantize(data, kind), kind
 
 
-def write_gguf_folder(name, model, tokenizer, kind, shortest_ids=0):
+def write_gguf_folder(name, model, tokenizer, kind, shortest_ids=0, split_max_tensors=0, pooling=None):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -153,7 +155,7 @@ def write_gguf_folder(name, model, tokenizer, kind, shortest_ids=0):
     tensors = merged(load_file(scratch / "model.safetensors"))
     shutil.rmtree(scratch)
     architecture = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}.get(config.model_type, config.model_type)
-    w = gguf.GGUFWriter(folder / "model.gguf", architecture)
+    w = gguf.GGUFWriter(folder / "model.gguf", architecture, split_max_tensors=split_max_tensors)
     w.add_name(name)
     w.add_context_length(config.max_position_embeddings)
     w.add_embedding_length(config.hidden_size)
@@ -167,6 +169,8 @@ def write_gguf_folder(name, model, tokenizer, kind, shortest_ids=0):
         w.add_value_length(head_dim)
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
     w.add_vocab_size(config.vocab_size)
+    if pooling is not None:
+        w.add_pooling_type(pooling)
     rope = config.rope_parameters
     if architecture == "gemma3":
         w.add_sliding_window(config.sliding_window)
@@ -226,6 +230,8 @@ def write_gguf_folder(name, model, tokenizer, kind, shortest_ids=0):
     save_file(split, scratch / "model.safetensors", metadata={"format": "pt"})
     read = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, experts_implementation="eager").eval()
     shutil.rmtree(scratch)
+    if pooling is not None:
+        return read
     write_goldens(folder, tokenizer, lambda precision: copy.deepcopy(read).to(precision), shortest_ids)
 
 
@@ -273,6 +279,10 @@ def checkpoints():
                          rope_parameters=dict(PLAIN_ROPE)), plain, Q.Q8_0)
     yield "gguf-mixtral-q4_1", lambda name: write_gguf_folder(
         name, make_model("mixtral", 84, **WIDE, num_local_experts=4, num_experts_per_tok=2, rope_parameters=dict(PLAIN_ROPE), num_hidden_layers=2), plain, Q.Q4_1)
+    yield "mistral", lambda name: write_folder(
+        name, make_model("mistral", 86, **{**small, "tie_word_embeddings": False}, sliding_window=24, rope_parameters=dict(PLAIN_ROPE)), plain, shortest_ids=70)
+    yield "gguf-split-q8_0", lambda name: write_gguf_folder(
+        name, make_model("llama", 87, **small, rope_parameters=dict(PLAIN_ROPE)), plain, Q.Q8_0, split_max_tensors=8)
     six = {**copy.deepcopy(gemma), **WIDE, "num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window_pattern": 6}
     yield "gguf-gemma3-q8_0", lambda name: write_gguf_folder(name, make_model("gemma3", 85, **six), plain, Q.Q8_0, 70)
 

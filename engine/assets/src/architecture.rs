@@ -68,11 +68,14 @@ pub(crate) struct Architecture {
     tensors: &'static [&'static [Tensor]],
 }
 
-/// Whether an architecture is a mixture of experts.
+/// Which layers of an architecture are mixtures of experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Experts {
     None,
-    Many,
+    /// All, as wide as dense layers would be.
+    Everywhere,
+    /// Those that the configuration names, with a width of their own.
+    Configured,
 }
 
 /// What transformers takes where `config.json` is silent.
@@ -86,7 +89,7 @@ pub(crate) struct Defaults {
 }
 
 /// The output head.
-const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// What a file calls its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,15 +122,20 @@ impl Architecture {
         ARCHITECTURES.iter().find(|architecture| architecture.class == class)
     }
 
+    /// By the class of its body alone, such as `LlamaModel`: a model without a head, which embeds.
+    pub fn by_body(class: &str) -> Option<&'static Self> {
+        let family = class.strip_suffix("Model")?;
+        ARCHITECTURES.iter().find(|architecture| architecture.class.strip_suffix("ForCausalLM") == Some(family))
+    }
+
     /// By `general.architecture`, which can be the same with and without experts.
     pub fn by_gguf(name: &str, experts: bool) -> Option<&'static Self> {
-        let experts = if experts { Experts::Many } else { Experts::None };
-        ARCHITECTURES.iter().find(|architecture| architecture.gguf == (name, experts))
+        ARCHITECTURES.iter().find(|architecture| architecture.gguf.0 == name && (architecture.gguf.1 != Experts::None) == experts)
     }
 
     /// `llama, …`: for the error that says what would have been supported.
     pub fn supported() -> String {
-        ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", ")
+        ARCHITECTURES.iter().map(|architecture| architecture.model_type).collect::<Vec<_>>().join(", ")
     }
 
     /// Can a layer have this tensor, by its GGUF name?
@@ -161,13 +169,16 @@ impl Architecture {
             let layers = if tensor.name.contains("{}") { config.layers } else { 1 };
             for layer in (0..layers).filter(|layer| (tensor.wanted)(config, *layer)) {
                 let in_layer = |name: &str| name.replace("{}", &layer.to_string());
-                let pattern = match names {
+                let of_expert = |name: &str, expert: usize| in_layer(name).replace("{e}", &expert.to_string());
+                let written = match names {
                     Names::HuggingFace => tensor.name,
                     Names::Gguf => tensor.gguf,
                 };
+                // Until April 2024 llama.cpp's converter wrote a tensor for each expert.
+                let apart = written.replace("_exps.", ".{e}.");
+                let pattern = if found.contains_key(&of_expert(&apart, 0)) { apart.as_str() } else { written };
                 let mut take = |called: &str| found.remove(called).ok_or_else(|| missing(container, called, config, tensor));
                 let shape = (tensor.shape)(config);
-                let of_expert = |name: &str, expert: usize| in_layer(name).replace("{e}", &expert.to_string());
                 match (tensor.name.contains("{e}"), pattern.contains("{e}")) {
                     (false, _) => {
                         let called = in_layer(pattern);
@@ -223,7 +234,7 @@ fn readable(file: &Path, called: &str, found: Found, expected: &[usize]) -> Resu
             return Err(error(
                 ErrorKind::Unsupported,
                 format!("is stored as {}, which is not supported", Quoted(name)),
-                "use a file in F32, F16, BF16, or (GGUF) Q8_0, Q4_0, Q4_1",
+                "use a file in F32, F16, BF16, or (GGUF) Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K",
             ));
         }
     };

@@ -23,6 +23,8 @@ pub struct ModelConfig {
     /// True when logits come from the embedding matrix. This is what holds after looking at the files: a head that lies in
     /// them is used, whatever the configuration says (as transformers 5 does).
     pub tie_word_embeddings: bool,
+    /// Whether there are logits at all: false of a model that has neither a head nor ties one, and of one that is loaded to make vectors.
+    pub head: bool,
     /// Biases on the q, k and v projections.
     pub qkv_bias: bool,
     /// A bias on the o projection.

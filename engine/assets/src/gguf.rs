@@ -20,6 +20,7 @@ use crate::error::{AssetsError, ErrorKind, Quoted};
 use crate::file;
 use crate::gguf::metadata::{MAX_PAIRS, Metadata};
 use crate::gguf::reader::Reader;
+use crate::pooling::{Pooling, PoolingConfig};
 use crate::{Format, ModelAssets};
 
 const MAGIC: [u8; 4] = *b"GGUF";
@@ -38,9 +39,20 @@ pub(crate) fn open(path: &Path) -> Result<ModelAssets, AssetsError> {
     let factors = table::take_rope_factors(&files, &mut found)?;
     let (text, generation) = text::read(&mut metadata, &mut warnings)?;
     let config = config::read(architecture, &metadata, &found, text.vocabulary_len(), factors)?;
+    let (pooling, pools) = pooling(&metadata)?;
     let tensors = architecture.select(&config, Names::Gguf, files, &mut found, path)?;
     warnings.extend(unread_warning(path, &found));
-    Ok(ModelAssets { path: path.to_path_buf(), format: Format::Gguf, config, generation, tensors, text, warnings })
+    Ok(ModelAssets {
+        path: path.to_path_buf(),
+        format: Format::Gguf,
+        config,
+        pooling,
+        pools,
+        generation,
+        tensors,
+        text,
+        warnings,
+    })
 }
 
 /// The header of one file.
@@ -91,6 +103,22 @@ fn header(reader: &mut Reader<BufReader<File>>) -> Result<(u64, u64), AssetsErro
             .at(16));
     }
     Ok((tensors, pairs))
+}
+
+/// `ARCHITECTURE.pooling_type` of llama.cpp, whose server divides vectors by their length.
+fn pooling(metadata: &Metadata) -> Result<(PoolingConfig, bool), AssetsError> {
+    let key = format!("{}.pooling_type", metadata.string("general.architecture")?);
+    let pooling = match metadata.optional_unsigned(&key)?.unwrap_or(0) {
+        0 => return Ok((PoolingConfig::default(), false)),
+        1 => Pooling::Mean,
+        2 => Pooling::Cls,
+        3 => Pooling::Last,
+        other => {
+            let what = format!("pooling of type {other} is not supported");
+            return Err(metadata.error(ErrorKind::Unsupported, &key, what, "supported: 0 (none), 1 (mean), 2 (cls), 3 (last)"));
+        }
+    };
+    Ok((PoolingConfig { pooling, ..PoolingConfig::default() }, true))
 }
 
 fn architecture(metadata: &Metadata) -> Result<&'static Architecture, AssetsError> {

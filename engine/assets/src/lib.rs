@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod gguf;
 mod hugging_face;
+mod pooling;
 mod safetensors;
 mod tensors;
 mod text;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 pub use crate::adapter::{Adapter, LowRankWeights, MAX_ADAPTER_RANK};
 pub use crate::config::{ExpertsConfig, ModelConfig, Rope, RopePairing, RopeScaling};
 pub use crate::error::{AssetsError, ErrorKind, Place};
+pub use crate::pooling::{Matryoshka, Pooling, PoolingConfig};
 pub use crate::tensors::{DType, TensorIndex, TensorInfo};
 pub use crate::text::{Digest, GgufTokenizer, MAX_UPLOAD_BYTES, SpecialToken, TextAssets, TokenKind, TokenizerSource};
 
@@ -63,11 +65,24 @@ pub struct ModelAssets {
     pub path: PathBuf,
     pub format: Format,
     pub config: ModelConfig,
+    /// How it makes vectors, where it does.
+    pub pooling: PoolingConfig,
+    /// Whether its maker meant it to make vectors, not text.
+    pub pools: bool,
     pub generation: Generation,
     pub tensors: TensorIndex,
     pub text: TextAssets,
     /// What is odd but not wrong: to be logged once, one line each.
     pub warnings: Vec<String>,
+}
+
+impl ModelAssets {
+    /// The same model without its head: what is left makes vectors.
+    pub fn without_head(mut self) -> Self {
+        self.config.head = false;
+        self.tensors.by_name.remove(architecture::HEAD);
+        self
+    }
 }
 
 /// Opens a Hugging Face folder or a `.gguf` file and checks that its headers agree with each other.

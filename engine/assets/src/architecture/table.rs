@@ -8,16 +8,18 @@ use crate::config::{ModelConfig, RopePairing};
 pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture { output_bias: Bias::Configured, qkv_bias: Bias::Configured, gguf_pairing: RopePairing::Adjacent,
         tensors: &[ENDS, ATTENTION, QKV_BIASES, OUTPUT_BIAS, FEED_FORWARD_NORM, MLP, MLP_BIASES], ..PLAIN },
+    Architecture { model_type: "mistral", class: "MistralForCausalLM", windowed: Windowed::All,
+        tensors: &[ENDS, ATTENTION, FEED_FORWARD_NORM, MLP], ..PLAIN },
     Architecture { name: "qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM", gguf: ("qwen2", Experts::None),
         qkv_bias: Bias::Always, windowed: Windowed::LateIfUsed,
         tensors: &[ENDS, ATTENTION, QKV_BIASES, FEED_FORWARD_NORM, MLP], ..PLAIN },
     Architecture { name: "qwen3", model_type: "qwen3", class: "Qwen3ForCausalLM", gguf: ("qwen3", Experts::None),
         defaults: Defaults { head_dim: Some(128), ..PLAIN.defaults }, qkv_bias: Bias::Configured, output_bias: Bias::Configured, windowed: Windowed::LateIfUsed,
         tensors: &[ENDS, ATTENTION, QKV_BIASES, OUTPUT_BIAS, QK_NORMS, FEED_FORWARD_NORM, MLP], ..PLAIN },
-    Architecture { name: "qwen3_moe", model_type: "qwen3_moe", class: "Qwen3MoeForCausalLM", gguf: ("qwen3moe", Experts::Many),
+    Architecture { name: "qwen3_moe", model_type: "qwen3_moe", class: "Qwen3MoeForCausalLM", gguf: ("qwen3moe", Experts::Configured),
         qkv_bias: Bias::Configured, output_bias: Bias::Configured, windowed: Windowed::AllIfUsed,
         tensors: &[ENDS, ATTENTION, QKV_BIASES, OUTPUT_BIAS, QK_NORMS, FEED_FORWARD_NORM, MLP, QWEN_EXPERTS], ..PLAIN },
-    Architecture { name: "mixtral", model_type: "mixtral", class: "MixtralForCausalLM", gguf: ("llama", Experts::Many),
+    Architecture { name: "mixtral", model_type: "mixtral", class: "MixtralForCausalLM", gguf: ("llama", Experts::Everywhere),
         defaults: Defaults { rms_norm_eps: 1e-5, rope_theta: 1e6, ..PLAIN.defaults }, windowed: Windowed::All, gguf_pairing: RopePairing::Adjacent,
         tensors: &[ENDS, ATTENTION, FEED_FORWARD_NORM, MIXTRAL_EXPERTS], ..PLAIN },
     Architecture { name: "gemma3", model_type: "gemma3_text", class: "Gemma3ForCausalLM", gguf: ("gemma3", Experts::None),
@@ -71,7 +73,7 @@ fn experts(config: &ModelConfig) -> usize {
 const ENDS: &[Tensor] = &[
     Tensor { name: "model.embed_tokens.weight", gguf: "token_embd.weight", shape: |c| vec![c.vocab_size, c.hidden_size], wanted: always },
     Tensor { name: "model.norm.weight", gguf: "output_norm.weight", shape: |c| vec![c.hidden_size], wanted: always },
-    Tensor { name: HEAD, gguf: "output.weight", shape: |c| vec![c.vocab_size, c.hidden_size], wanted: |c, _| !c.tie_word_embeddings },
+    Tensor { name: HEAD, gguf: "output.weight", shape: |c| vec![c.vocab_size, c.hidden_size], wanted: |c, _| c.head && !c.tie_word_embeddings },
 ];
 
 #[rustfmt::skip]

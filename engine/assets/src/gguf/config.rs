@@ -77,6 +77,7 @@ pub(super) fn read(
             .ok_or_else(|| metadata.missing(&key(keys.rms_norm_eps)))? as f32,
         context_length: if architecture.gemma { context_length } else { rope.scaling.stretched(context_length) },
         // GGUF has no flag: a file without a head is tied.
+        head: true,
         tie_word_embeddings: !Architecture::has_head(found, Names::Gguf),
         qkv_bias: bias(architecture.qkv_bias, "blk.0.attn_q.bias"),
         output_bias: bias(architecture.output_bias, "blk.0.attn_output.bias"),
@@ -100,7 +101,7 @@ pub(super) fn read(
     // The lists by layer come last: only a checked number of layers says how long they are.
     check(&config)?;
     config.windows = windows(metadata, architecture, &keys, layers)?;
-    if architecture.gguf.1 == Experts::Many {
+    if architecture.gguf.1 != Experts::None {
         let holds = |layer: usize, name: &str| found.contains_key(&format!("blk.{layer}.{name}.weight"));
         let dense = |layer: usize| architecture.reads("blk.{}.ffn_gate.weight") && holds(layer, "ffn_gate");
         config.experts = Some(ExpertsConfig {

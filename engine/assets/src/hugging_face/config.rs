@@ -1,7 +1,5 @@
 //! `config.json`, in the spellings of transformers 4 and 5.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::json::Json;
@@ -29,14 +27,10 @@ const KEYS: Spelling = Spelling {
     expert_size: "moe_intermediate_size",
 };
 
-/// Reads `config.json`: the architecture, its shape, and the end-of-sequence ids.
-pub(super) fn read(
-    folder: &Path,
-    warnings: &mut Vec<String>,
-) -> Result<(&'static Architecture, ModelConfig, Vec<u32>), AssetsError> {
-    let json = Json::read(&folder.join("config.json"))?;
-    let architecture = architecture(&json)?;
-    refuse_what_changes_the_result(&json, architecture)?;
+/// Reads `config.json`: the architecture, whether it is the body alone, its shape, and the end-of-sequence ids.
+pub(super) fn read(json: &Json, warnings: &mut Vec<String>) -> Result<Read, AssetsError> {
+    let (architecture, is_body) = architecture(json)?;
+    refuse_what_changes_the_result(json, architecture)?;
     let hidden_size = json.size("hidden_size")?;
     let heads = json.size("num_attention_heads")?;
     let head_dim = match json.optional_size("head_dim")?.or(architecture.defaults.head_dim) {
@@ -50,7 +44,7 @@ pub(super) fn read(
     };
     let layers = json.size("num_hidden_layers")?;
     let context_length = json.optional_size("max_position_embeddings")?.unwrap_or(2048);
-    let (rope, local_rope) = rope::read(&json, architecture, context_length, warnings)?;
+    let (rope, local_rope) = rope::read(json, architecture, context_length, warnings)?;
     let mut config = ModelConfig {
         architecture: architecture.name.to_owned(),
         vocab_size: json.size("vocab_size")?,
@@ -64,6 +58,7 @@ pub(super) fn read(
         // Gemma's own context is the stretched one.
         context_length: if architecture.gemma { context_length } else { rope.scaling.stretched(context_length) },
         tie_word_embeddings: json.optional_flag("tie_word_embeddings")?.unwrap_or(architecture.defaults.tied),
+        head: true,
         qkv_bias: bias(architecture.qkv_bias)?,
         output_bias: bias(architecture.output_bias)?,
         mlp_bias: json.optional_flag("mlp_bias")?.unwrap_or(false),
@@ -83,18 +78,35 @@ pub(super) fn read(
     }
     // The lists by layer come last: only a checked number of layers says how long they are.
     config.check(&json.path, &KEYS)?;
-    config.windows = layers::windows(&json, architecture, layers)?;
-    config.experts = layers::experts(&json, architecture, &config)?;
+    config.windows = layers::windows(json, architecture, layers)?;
+    config.experts = layers::experts(json, architecture, &config)?;
     config.check(&json.path, &KEYS)?;
-    Ok((architecture, config, json.token_ids("eos_token_id")?))
+    Ok(Read { architecture, is_body, config, eos: json.token_ids("eos_token_id")? })
 }
 
-fn architecture(json: &Json) -> Result<&'static Architecture, AssetsError> {
+/// What `config.json` says.
+pub(super) struct Read {
+    pub architecture: &'static Architecture,
+    /// The class is that of a body without a head.
+    pub is_body: bool,
+    pub config: ModelConfig,
+    /// End-of-sequence ids.
+    pub eos: Vec<u32>,
+}
+
+/// The architecture, and whether its class is that of the body alone.
+fn architecture(json: &Json) -> Result<(&'static Architecture, bool), AssetsError> {
     let class = json.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let model_type = json.get("model_type").and_then(Value::as_str);
     let (key, name, architecture) = match (class, model_type) {
-        (Some(class), _) => ("architectures", class, Architecture::by_class(class)),
-        (None, Some(model_type)) => ("model_type", model_type, Architecture::by_model_type(model_type)),
+        (Some(class), _) => {
+            let whole = Architecture::by_class(class).map(|architecture| (architecture, false));
+            ("architectures", class, whole.or_else(|| Architecture::by_body(class).map(|architecture| (architecture, true))))
+        }
+        (None, Some(model_type)) => {
+            let found = Architecture::by_model_type(model_type).map(|architecture| (architecture, false));
+            ("model_type", model_type, found)
+        }
         (None, None) => {
             return Err(json.error(
                 ErrorKind::Missing,
@@ -119,7 +131,7 @@ fn refuse_what_changes_the_result(json: &Json, architecture: &Architecture) -> R
             ErrorKind::Unsupported,
             "quantization_config",
             format!("quantisation {} is not supported", Quoted(method)),
-            "use the model in F32, F16 or BF16, or a GGUF in Q8_0, Q4_0 or Q4_1",
+            "use the model in F32, F16 or BF16, or a quantised GGUF",
         ));
     }
     for key in ["hidden_act", "hidden_activation"] {

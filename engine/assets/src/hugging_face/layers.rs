@@ -64,8 +64,7 @@ pub(super) fn experts(
         (None, None) => Err(json.error(ErrorKind::Missing, keys[0], "is missing", "fetch the file again")),
     };
     let layers = config.layers;
-    let qwen = architecture.windowed == Windowed::AllIfUsed;
-    let (intermediate_size, renormalise, sparse) = if qwen {
+    let (intermediate_size, renormalise, sparse) = if architecture.gguf.1 == Experts::Configured {
         let step = json.optional_size("decoder_sparse_step")?.unwrap_or(1);
         if step == 0 {
             return Err(json.wrong("decoder_sparse_step", "at least 1"));

@@ -30,32 +30,32 @@ impl Folder {
         self.0.path()
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         fs::write(self.file(name), content).expect("test files");
     }
 
-    fn remove(&self, name: &str) {
+    pub fn remove(&self, name: &str) {
         fs::remove_file(self.file(name)).expect("test files");
     }
 
     /// Changes a JSON file.
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
         let mut json: Map<String, Value> =
             serde_json::from_slice(&fs::read(self.file(name)).expect("test files")).expect("test files");
         change(&mut json);
         self.write(name, Value::Object(json).to_string());
     }
 
-    fn config(&self, change: Value) {
+    pub fn config(&self, change: Value) {
         self.edit("config.json", |config| config.extend(change.as_object().expect("test files").clone()));
     }
 
     /// Layer 1 and the head go into the second shard.
-    fn write_shards(&self, tensors: &BTreeMap<String, Vec<usize>>) {
+    pub fn write_shards(&self, tensors: &BTreeMap<String, Vec<usize>>) {
         let second = |name: &str| name.contains("layers.1.") || name == "lm_head.weight";
         let (late, early): (BTreeMap<_, _>, BTreeMap<_, _>) =
             tensors.iter().map(|(name, shape)| (name.clone(), shape.clone())).partition(|(name, _)| second(name));
@@ -66,14 +66,14 @@ impl Folder {
         self.write(INDEX, json!({"metadata": {}, "weight_map": weight_map}).to_string());
     }
 
-    fn with_tensors(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>)) {
+    pub fn with_tensors(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>)) {
         let mut tensors = tensors();
         change(&mut tensors);
         self.write_shards(&tensors);
     }
 }
 
-fn config() -> Value {
+pub fn config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 8, "intermediate_size": 12,
         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
@@ -81,7 +81,7 @@ fn config() -> Value {
     })
 }
 
-fn tensors() -> BTreeMap<String, Vec<usize>> {
+pub fn tensors() -> BTreeMap<String, Vec<usize>> {
     let mut tensors = BTreeMap::from([
         ("model.embed_tokens.weight".to_owned(), vec![16, 8]),
         ("model.norm.weight".to_owned(), vec![8]),
@@ -124,7 +124,7 @@ fn with_header(header: &str, data: usize) -> Vec<u8> {
     file
 }
 
-fn opens(change: impl FnOnce(&Folder)) -> ModelAssets {
+pub fn opens(change: impl FnOnce(&Folder)) -> ModelAssets {
     let folder = Folder::new();
     change(&folder);
     engine_assets::open(folder.path()).unwrap_or_else(|error| panic!("{error}"))
@@ -132,7 +132,7 @@ fn opens(change: impl FnOnce(&Folder)) -> ModelAssets {
 
 /// The error is one line, of this kind, and says all of `says`.
 #[track_caller]
-fn refuses(change: impl FnOnce(&Folder), kind: ErrorKind, says: &[&str]) {
+pub fn refuses(change: impl FnOnce(&Folder), kind: ErrorKind, says: &[&str]) {
     let folder = Folder::new();
     change(&folder);
     let error = engine_assets::open(folder.path()).map(|_| ()).expect_err("was opened");
@@ -258,160 +258,6 @@ fn headers() {
 }
 
 #[test]
-fn tied_or_untied_head() {
-    let without_head = |f: &Folder| f.with_tensors(|tensors| drop(tensors.remove("lm_head.weight")));
-    let tied = opens(|f| {
-        without_head(f);
-        f.config(json!({"tie_word_embeddings": true}));
-    });
-    assert!(tied.config.tie_word_embeddings && tied.warnings.is_empty());
-    refuses(without_head, ErrorKind::Missing, &["lm_head.weight", "tie_word_embeddings is false"]);
-    let both = opens(|f| f.config(json!({"tie_word_embeddings": true})));
-    assert!(!both.config.tie_word_embeddings && both.tensors.get("lm_head.weight").is_some());
-    assert!(both.warnings[0].contains("lm_head.weight"), "{:?}", both.warnings);
-    let absent = |f: &Folder| f.edit("config.json", |config| drop(config.shift_remove("tie_word_embeddings")));
-    assert!(!opens(absent).config.tie_word_embeddings, "Llama's default is untied");
-    refuses(
-        |f| {
-            absent(f);
-            without_head(f);
-        },
-        ErrorKind::Missing,
-        &["lm_head.weight"],
-    );
-}
-
-#[test]
-fn rope_spellings() {
-    let rope = |change: Value| opens(|f| f.config(change)).config.rope;
-    let llama3 = json!({"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32});
-    let with = |more: Value| {
-        let mut parameters = llama3.as_object().unwrap().clone();
-        parameters.extend(more.as_object().unwrap().clone());
-        Value::Object(parameters)
-    };
-    let yarn = |factor, original_context, attention_factor| RopeScaling::Yarn {
-        factor,
-        original_context,
-        beta_fast: 32.0,
-        beta_slow: 1.0,
-        truncate: true,
-        attention_factor,
-    };
-    let expected = RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 32 };
-    for (config, theta, scaling) in [
-        (json!({"rope_theta": 5e5}), 5e5, RopeScaling::None),
-        (json!({"rope_theta": 5e5, "rope_scaling": null}), 5e5, RopeScaling::None),
-        (json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}), 5e5, RopeScaling::None),
-        (json!({"rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}), 5e5, RopeScaling::None),
-        (json!({"rope_parameters": {"rope_type": "default"}}), 1e4, RopeScaling::None),
-        (json!({"rope_theta": 5e5, "rope_scaling": with(json!({"rope_type": "llama3"}))}), 5e5, expected.clone()),
-        (json!({"rope_theta": 5e5, "rope_scaling": with(json!({"type": "llama3"}))}), 5e5, expected.clone()),
-        (json!({"rope_parameters": with(json!({"rope_type": "llama3", "rope_theta": 5e5}))}), 5e5, expected.clone()),
-        (json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), 1e4, RopeScaling::Linear { factor: 4.0 }),
-        (
-            json!({"rope_parameters": {"rope_type": "linear", "factor": 4, "rope_theta": 5e5}}),
-            5e5,
-            RopeScaling::Linear { factor: 4.0 },
-        ),
-        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}}), 1e4, yarn(4.0, 64, 1.5)),
-        (json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0}}), 1e4, yarn(4.0, 64, 1.0)),
-        // The paper's 0.1 ln(4) + 1.
-        (
-            json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
-            1e4,
-            yarn(4.0, 16, 0.1 * 4f64.ln() + 1.0),
-        ),
-    ] {
-        let rope = rope(config.clone());
-        assert_eq!((rope.theta, rope.scaling), (theta, scaling), "{config}");
-    }
-    let both = opens(|f| f.config(json!({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}})));
-    assert!(both.warnings[0].contains("rope_theta"), "{:?}", both.warnings);
-    for (config, name) in [
-        (json!({"rope_scaling": {"type": "su", "factor": 4.0}}), "\"su\""),
-        (json!({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}), "\"dynamic\""),
-        (json!({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}), "\"longrope\""),
-        (json!({"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}}), "\"proportional\""),
-        (json!({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}}), "by kind of layer"),
-        (json!({"rope_scaling": {"factor": 4.0}}), "without rope_type"),
-        (json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
-    ] {
-        refuses(|f| f.config(config), ErrorKind::Unsupported, &["config.json", name]);
-    }
-    refuses(
-        |f| f.config(json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})),
-        ErrorKind::Missing,
-        &["low_freq_factor"],
-    );
-    refuses(
-        |f| f.config(json!({"rope_scaling": with(json!({"rope_type": "llama3", "factor": 0.0}))})),
-        ErrorKind::Mismatch,
-        &["factor"],
-    );
-    refuses(
-        |f| f.config(json!({"rope_scaling": {"type": "linear", "factor": 0.5}})),
-        ErrorKind::Mismatch,
-        &["rope_scaling", "0.5"],
-    );
-    refuses(
-        |f| f.config(json!({"rope_scaling": {"type": "yarn", "factor": "4"}})),
-        ErrorKind::Malformed,
-        &["factor is not a number"],
-    );
-}
-
-/// What a model can be asked for is what its positions are stretched to.
-#[test]
-fn contexts() {
-    let context = |change: Value| opens(|f| f.config(change)).config.context_length;
-    assert_eq!(context(json!({})), 64);
-    assert_eq!(context(json!({"rope_scaling": {"type": "linear", "factor": 4.0}})), 256);
-    assert_eq!(context(json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}})), 128);
-    assert_eq!(context(json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}})), 64);
-}
-
-#[test]
-fn configurations() {
-    use ErrorKind::*;
-    refuses(|f| f.remove("config.json"), Missing, &["config.json"]);
-    refuses(|f| f.write("config.json", ""), Malformed, &["config.json", "is empty"]);
-    refuses(|f| f.write("config.json", "[1]"), Malformed, &["config.json"]);
-    refuses(
-        |f| f.config(json!({"architectures": ["MambaForCausalLM"]})),
-        Unsupported,
-        &["architectures", "MambaForCausalLM", "supported: llama"],
-    );
-    refuses(|f| f.config(json!({"architectures": null, "model_type": null})), Missing, &["architectures"]);
-    refuses(
-        |f| f.config(json!({"quantization_config": {"quant_method": "awq"}})),
-        Unsupported,
-        &["quantization_config", "awq", "GGUF"],
-    );
-    refuses(|f| f.config(json!({"hidden_act": "gelu"})), Unsupported, &["hidden_act", "gelu"]);
-    refuses(|f| f.config(json!({"num_hidden_layers": 1_000_000})), Mismatch, &["num_hidden_layers", "1000000"]);
-    refuses(|f| f.config(json!({"num_hidden_layers": "two"})), Malformed, &["num_hidden_layers", "two"]);
-    refuses(|f| f.config(json!({"num_hidden_layers": 3})), Missing, &["model.layers.2.", "incomplete download?"]);
-    refuses(|f| f.config(json!({"hidden_size": 16})), Mismatch, &["shape [16, 8]", "[16, 16]"]);
-    refuses(|f| f.config(json!({"num_attention_heads": 0})), Mismatch, &["num_attention_heads"]);
-    refuses(|f| f.config(json!({"num_key_value_heads": 3})), Mismatch, &["num_key_value_heads"]);
-    refuses(|f| f.config(json!({"attention_bias": true})), Missing, &["self_attn.q_proj.bias"]);
-    refuses(|f| f.config(json!({"rms_norm_eps": 0})), Mismatch, &["rms_norm_eps"]);
-    refuses(|f| f.edit("config.json", |config| drop(config.shift_remove("vocab_size"))), Missing, &["vocab_size"]);
-}
-
-#[test]
-fn a_byte_order_mark_and_dos_line_ends_are_no_fault() {
-    let model = opens(|f| {
-        let pretty = serde_json::to_string_pretty(&config()).unwrap().replace('\n', "\r\n");
-        f.write("config.json", format!("\u{feff}{pretty}"));
-        let tokenizer = fs::read_to_string(f.file("tokenizer.json")).unwrap();
-        f.write("tokenizer.json", format!("\u{feff}{tokenizer}"));
-    });
-    assert_eq!(model.config.hidden_size, 8);
-}
-
-#[test]
 fn element_types() {
     for dtype in ["I8", "F8_E4M3"] {
         let known = safetensors(&tensors(), "F32");
@@ -420,41 +266,6 @@ fn element_types() {
         let file = with_header(&header, known.len() - header_end);
         refuses(|f| f.write("model.safetensors", file), ErrorKind::Unsupported, &["tensor \"", dtype, "BF16"]);
     }
-}
-
-#[test]
-fn tokenizers_and_templates() {
-    use ErrorKind::*;
-    refuses(|f| f.remove("tokenizer.json"), Missing, &["tokenizer.json"]);
-    refuses(|f| f.write("tokenizer.json", "{\"added_tokens\": ["), Malformed, &["tokenizer.json"]);
-    refuses(|f| f.write("tokenizer.json", "{}"), Malformed, &["tokenizer.json", "model"]);
-    let template = |change: &dyn Fn(&Folder)| opens(change).text.chat_template;
-    assert_eq!(template(&|_| {}).as_deref(), Some("in the json"));
-    assert_eq!(
-        template(&|f| f.write("chat_template.jinja", "a\r\nb")).as_deref(),
-        Some("a\nb"),
-        "the file counts before the JSON"
-    );
-    assert_eq!(template(&|f| f.edit("tokenizer_config.json", |json| drop(json.shift_remove("chat_template")))), None);
-    let list =
-        json!([{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}]);
-    let text = opens(|f| f.edit("tokenizer_config.json", |json| drop(json.insert("chat_template".into(), list)))).text;
-    assert_eq!((text.chat_template.as_deref(), text.tool_template.as_deref()), (Some("d"), Some("t")));
-    refuses(
-        |f| f.edit("tokenizer_config.json", |json| drop(json.insert("chat_template".into(), json!(1)))),
-        Malformed,
-        &["chat_template"],
-    );
-    refuses(|f| f.write("chat_template.jinja", b"\xff\xfe"), Malformed, &["chat_template.jinja", "UTF-8"]);
-}
-
-#[test]
-fn ids_beyond_the_embedding_are_told() {
-    let more = json!({"version": "1.0", "added_tokens": [{"id": 16, "content": "<pad>"}], "model": {"type": "BPE"}});
-    let warnings = opens(|f| f.write("tokenizer.json", more.to_string())).warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("\"<pad>\" has id 16"), "{warnings:?}");
-    let warnings = opens(|f| f.write("generation_config.json", json!({"eos_token_id": [2, 99]}).to_string())).warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("99"), "{warnings:?}");
 }
 
 #[test]

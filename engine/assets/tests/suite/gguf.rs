@@ -203,6 +203,39 @@ fn head_and_biases() {
     assert!(biased.config.qkv_bias && biased.tensors.get("model.layers.0.self_attn.o_proj.bias").is_some());
 }
 
+/// Experts lie in one tensor of a layer, or in one each, as converters wrote them until April 2024.
+#[test]
+fn experts_together_and_apart() {
+    let sparse = |gguf: Gguf| {
+        let gguf =
+            ["gate", "up", "down"].into_iter().fold(gguf, |gguf, part| gguf.without_tensor(&format!("blk.0.ffn_{part}.weight")));
+        let gguf = gguf.pair("llama.expert_count", u32_(2)).pair("llama.expert_used_count", u32_(1));
+        gguf.tensor("blk.0.ffn_gate_inp.weight", 0, &[32, 2])
+    };
+    let parts: [(&str, [u64; 2]); 3] = [("gate", [32, 64]), ("up", [32, 64]), ("down", [64, 32])];
+    let merged = opens(|gguf| {
+        let add = |gguf: Gguf, (part, [columns, rows]): (&str, [u64; 2])| {
+            gguf.tensor(&format!("blk.0.ffn_{part}_exps.weight"), 0, &[columns, rows, 2])
+        };
+        parts.into_iter().fold(sparse(gguf), add)
+    });
+    let apart = opens(|gguf| {
+        let each = parts
+            .into_iter()
+            .flat_map(|(part, dims)| (0..2).map(move |expert| (format!("blk.0.ffn_{part}.{expert}.weight"), dims)));
+        each.fold(sparse(gguf), |gguf, (name, dims)| gguf.tensor(&name, 0, &dims))
+    });
+    for model in [merged, apart] {
+        assert_eq!((model.config.architecture.as_str(), model.warnings), ("mixtral", vec![]));
+        let down = |expert: usize| {
+            let name = format!("model.layers.0.block_sparse_moe.experts.{expert}.w2.weight");
+            model.tensors.get(&name).unwrap_or_else(|| panic!("no {name}")).clone()
+        };
+        let (first, second) = (down(0), down(1));
+        assert_eq!((&first.shape, second.offset - first.offset), (&vec![32, 64], first.bytes));
+    }
+}
+
 /// Data begins where the file says that it is aligned to.
 #[test]
 fn alignment() {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod adapters;
+mod configuration;
 mod fixtures;
 mod folder;
 mod gguf;
