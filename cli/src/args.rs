@@ -100,6 +100,22 @@ pub enum KvCacheDtype {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Runner {
+    #[default]
+    Auto,
+    Generate,
+    Pooling,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Convert {
+    #[default]
+    Auto,
+    None,
+    Embed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SchedulingPolicy {
     /// First come, first served
     #[default]
@@ -232,6 +248,15 @@ pub struct EngineArgs {
     #[arg(long, default_value_t = 4_194_304, value_name = "N")]
     pub max_num_queued_tokens: usize,
 
+    /// Whether the engine generates or embeds; auto: what the model is made for
+    #[arg(long, value_enum, default_value_t)]
+    pub runner: Runner,
+    /// Whether a language model is made to embed
+    #[arg(long, value_enum, default_value_t)]
+    pub convert: Convert,
+    /// How vectors are made, as vLLM's JSON: pooling_type (CLS, LAST, MEAN), use_activation (whether they are divided by their length)
+    #[arg(long, value_name = "JSON")]
+    pub pooler_config: Option<String>,
     /// Speculative decoding by prompt lookup, as vLLM's JSON: method (ngram), num_speculative_tokens, prompt_lookup_min, prompt_lookup_max
     #[arg(long, value_name = "JSON")]
     pub speculative_config: Option<String>,
@@ -464,6 +489,10 @@ mod tests {
     fn the_page_has_every_flag_of_the_engine_with_its_default() {
         let mut rows = rows(include_str!("../../docs/configuration.md"));
         for flag in EngineArgs::augment_args(clap::Command::new("engine")).get_arguments() {
+            // Those of vLLM's that change nothing here.
+            if flag.is_hide_set() {
+                continue;
+            }
             let name = flag.get_long().expect("all are long flags");
             let written = rows.remove(name).unwrap_or_else(|| panic!("docs/configuration.md has no row for --{name}"));
             let default = flag.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(" ");

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use engine_assets::Adapter;
 
+use crate::pooling::Vector;
 use crate::request::{Logprobs, Sampling};
 use crate::sample::{MaskError, SharedState};
 
@@ -140,13 +141,16 @@ pub struct Outcomes {
     pub sampled: Vec<Sampled>,
     /// What is told of prompts: slots and, for each scored position of a row, its target's log-probability.
     pub scored: Vec<(Slot, Vec<Logprobs>)>,
+    /// The vectors of rows that end their prompts, from a device that embeds. It samples nothing.
+    pub pooled: Vec<(Slot, Vector)>,
 }
 
 impl Outcomes {
     pub fn clear(&mut self) {
-        let Self { sampled, scored } = self;
+        let Self { sampled, scored, pooled } = self;
         sampled.clear();
         scored.clear();
+        pooled.clear();
     }
 }
 
@@ -217,7 +221,7 @@ pub trait Backend: Send {
     fn launch(&mut self, batch: &Batch) -> Result<Ticket, DeviceError>;
 
     /// Waits for the oldest ticket and appends, in row order, the [`Sampled`] of the rows that sample, at least one each, and an entry
-    /// for each row with [`Row::scored`].
+    /// for each row with [`Row::scored`]. A device that embeds gives a vector in place of the former.
     fn settle(&mut self, ticket: Ticket, out: &mut Outcomes) -> Result<(), DeviceError>;
 
     /// Bytes of one KV block of all layers, as [`save_block`](Self::save_block) writes them; 0: this device cannot copy blocks.

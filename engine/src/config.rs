@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use domain::block::BLOCK_TOKENS_MAX;
+use engine_assets::Pooling;
 
 use crate::backend::Capacity;
 use crate::speculate::Speculation;
@@ -77,6 +78,9 @@ pub struct Config {
     pub residency_sample_ppm: u32,
     /// Speculative decoding; `None`: every row computes one token.
     pub speculation: Option<Speculation>,
+    /// What the vectors of an engine that embeds are made of: each of its requests ends with one and no token. `None`: it generates.
+    /// The device must have been made for the same.
+    pub pooling: Option<Pooling>,
 }
 
 impl Config {
@@ -107,6 +111,7 @@ impl Config {
             pinned_blocks_max: (capacity.kv_blocks / 4).min(capacity.kv_blocks.saturating_sub(longest_blocks)),
             residency_sample_ppm: 0,
             speculation: None,
+            pooling: None,
         }
     }
 
@@ -117,7 +122,7 @@ impl Config {
             max_num_batched_tokens,
             prefill_chunk_tokens_max,
             max_model_len,
-            prefix_caching: _,
+            prefix_caching,
             hash_seed: _,
             waiting_max,
             waiting_tokens_max,
@@ -132,6 +137,7 @@ impl Config {
             restore_wait_max: _,
             residency_sample_ppm: _,
             speculation,
+            pooling,
             policy: _,
             step_time: _,
             remote_wait_max: _,
@@ -184,6 +190,14 @@ impl Config {
                 disk_blocks == 0 || host_blocks > 0,
                 format!("disk_blocks is {disk_blocks} and host_blocks 0; blocks reach the disk through host memory"),
             ),
+            (
+                pooling.is_none_or(|pooling| pooling.allows_cached() || !prefix_caching),
+                "prefix_caching is on; the vectors are made of all tokens' hidden states, which no cache holds".into(),
+            ),
+            (
+                pooling.is_none() || speculation.is_none(),
+                "speculation is set; an engine that embeds generates nothing to be drafted".into(),
+            ),
             (commands_max >= 1, "commands_max is 0; it must be at least 1".into()),
         ];
         let mut wrong: Vec<String> = relations.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect();
@@ -192,10 +206,11 @@ impl Config {
     }
 
     /// Longest sequence that is served: what the model allows, and what fits the pool beside everything pinned, so that a request
-    /// alone can always go on.
+    /// alone can always go on. A vector counts as the token that it comes in place of, and takes no position.
     pub fn length_max(&self, capacity: &Capacity) -> usize {
         let free_blocks = capacity.kv_blocks.saturating_sub(self.pinned_blocks_max);
-        self.max_model_len.min(free_blocks.saturating_mul(capacity.block_tokens))
+        let length = self.max_model_len + usize::from(self.pooling.is_some());
+        length.min(free_blocks.saturating_mul(capacity.block_tokens))
     }
 }
 
@@ -245,6 +260,7 @@ mod tests {
         check(|config| config.max_model_len = 65, 1);
         check(|config| config.pinned_blocks_max = 8, 1);
         check(|config| config.waiting_tokens_max = 63, 1);
+        check(|config| config.pooling = Some(Pooling::Mean), 1);
         check(|config| (config.max_num_seqs, config.waiting_max, config.stop_ids_max) = (0, 0, 0), 3);
     }
 }

@@ -19,6 +19,7 @@ pub mod layer;
 pub mod model;
 pub mod observe;
 mod plan;
+pub mod pooling;
 pub mod request;
 pub mod sample;
 mod sequence;

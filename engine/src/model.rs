@@ -14,7 +14,8 @@ use crate::device::{Device, Part};
 
 /// A loaded model with the activations that it computes in.
 pub trait Model<D: Device>: Send {
-    /// Computes the batch that `device` was given. The logits `[rows that sample, vocabulary]`, in row order.
+    /// Computes the batch that `device` was given. The logits `[rows that sample, vocabulary]`, in row order; of a model without a head
+    /// the last hidden states `[rows that sample, hidden]`, normed.
     fn forward(&mut self, device: &mut D) -> &mut D::Activation;
 
     /// Puts an adapter into a slot for the rows that name it, or empties the slot. After an error the slot has to be emptied.

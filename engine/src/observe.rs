@@ -28,6 +28,8 @@ pub struct StepReport {
     pub admitted: Vec<AdmittedReport>,
     /// From arrival to first token, of each request whose first token came in this step.
     pub first_token: Vec<Duration>,
+    /// From arrival to the vector, of each request that ended with one in this step.
+    pub vectors: Vec<Duration>,
     /// From one token to the next, of each further token of this step.
     pub inter_token: Vec<Duration>,
     pub finished: Vec<FinishedReport>,
@@ -43,11 +45,23 @@ pub struct StepReport {
 
 impl StepReport {
     pub(crate) fn clear(&mut self) {
-        let Self { step: _, settled, admitted, first_token, inter_token, finished, drafts, evictions, preempted, corrupted } =
-            self;
+        let Self {
+            step: _,
+            settled,
+            admitted,
+            first_token,
+            vectors,
+            inter_token,
+            finished,
+            drafts,
+            evictions,
+            preempted,
+            corrupted,
+        } = self;
         settled.clear();
         admitted.clear();
         first_token.clear();
+        vectors.clear();
         inter_token.clear();
         finished.clear();
         drafts.clear();

@@ -155,6 +155,8 @@ pub enum Output {
     PromptLogprobs(Vec<Logprobs>),
     /// One generated token. A stop or end-of-sequence id is delivered too, then [`Output::Finished`].
     Token { token: u32, logprobs: Option<Logprobs> },
+    /// The prompt's vector, as it is pooled: whole and not normalised. [`Output::Finished`] comes next.
+    Pooled(Box<[f32]>),
     /// The last output.
     Finished(Finished),
 }
@@ -190,6 +192,8 @@ pub enum FinishReason {
     Stop,
     /// The structured output is complete.
     MaskEnded,
+    /// The prompt's vector is there.
+    Pooled,
     /// `tokens_max` or the context length was reached.
     Length,
     /// The output repeats itself.
@@ -210,6 +214,9 @@ pub enum Rejected {
     /// The prompt leaves no room for one generated token.
     #[error("the prompt has {tokens} tokens; the context holds {context_length}, one of them for output")]
     PromptTooLong { tokens: usize, context_length: usize },
+    /// Of an engine that embeds.
+    #[error("the text has {tokens} tokens; the context holds {context_length}")]
+    TextTooLong { tokens: usize, context_length: usize },
     /// A token id that the model does not have; `parameter` is the one that holds it, by the name that vLLM gives it, or `prompt`.
     #[error("token id {token} in `{parameter}` is outside the vocabulary of {vocabulary}")]
     TokenOutsideVocabulary { parameter: &'static str, token: u32, vocabulary: usize },

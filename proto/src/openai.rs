@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 mod derender;
+mod embeddings;
 mod input;
 mod logprobs;
 mod lora;
@@ -22,6 +23,7 @@ mod responses;
 mod tokens;
 
 pub use derender::{DerenderChat, DerenderCompletion, Generated, GeneratedChoice, GeneratedLogprob, GeneratedLogprobs};
+pub use embeddings::{Embedding, EmbeddingAnswer, EmbeddingRequest, EncodedVector, Pooled};
 pub use input::{Prompt, Stop};
 pub use logprobs::{ChatLogprob, ChatLogprobs, CompletionLogprobs, PromptLogprob, PromptLogprobs, TopLogprob};
 pub use lora::{LoadLora, UnloadLora};

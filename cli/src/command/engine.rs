@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use domain::{Fault, FaultKind};
 use engine_serve::{
-    AnswerOptions, BackendChoice, Config, Cors, CpuDtype, Encoding, FakeSpeed, HttpOptions, KvDiskConfig, KvDtype,
-    KvEventsConfig, Limits, Parsers, Policy, Progress, endpoint_of_rank,
+    AnswerOptions, BackendChoice, Config, Convert, Cors, CpuDtype, Encoding, FakeSpeed, HttpOptions, KvDiskConfig, KvDtype,
+    KvEventsConfig, Limits, Parsers, Policy, Progress, Runner, endpoint_of_rank,
 };
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::json;
@@ -17,7 +17,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 mod chat;
 
-use crate::args::{Backend, Dtype, EngineArgs, EventEncoding, KvCacheDtype, SchedulingPolicy};
+use crate::args::{self, Backend, Dtype, EngineArgs, EventEncoding, KvCacheDtype, SchedulingPolicy};
 use crate::builtin;
 
 /// Below, a machine that others use would end engines that are well.
@@ -38,6 +38,9 @@ pub fn run(args: EngineArgs) -> Result<(), Fault> {
     let config = config(&args, Arc::new(assets))?;
     if let flags @ [_, ..] = &args.ignored.0[..] {
         tracing::info!("flags that change nothing here: --{}", flags.join(", --"));
+    }
+    if let Some(pooling) = &config.pooling {
+        tracing::info!("the engine embeds: {pooling:?} (--runner, --convert, --pooler-config)");
     }
     super::runtime(1)?.block_on(async {
         let server = engine_serve::bind(config).await?;
@@ -91,7 +94,8 @@ fn config(args: &EngineArgs, assets: Arc<engine_assets::ModelAssets>) -> Result<
         [] => vec![name_of(&args.model)],
         names => names.to_vec(),
     };
-    let mut config = Config::new(assets, String::new());
+    let pooling = engine_serve::pooling(&assets, runner(args.runner), convert(args.convert), args.pooler_config.as_deref())?;
+    let mut config = Config { pooling, ..Config::new(assets, String::new()) };
     config.names = names;
     config.listen = SocketAddr::new(args.host, args.port);
     config.drain_timeout = seconds("--shutdown-timeout-s", args.shutdown_timeout_s)?;
@@ -164,6 +168,22 @@ fn dtype(dtype: Dtype) -> CpuDtype {
     match dtype {
         Dtype::Auto => CpuDtype::Auto,
         Dtype::Float32 => CpuDtype::Float32,
+    }
+}
+
+fn runner(runner: args::Runner) -> Runner {
+    match runner {
+        args::Runner::Auto => Runner::Auto,
+        args::Runner::Generate => Runner::Generate,
+        args::Runner::Pooling => Runner::Pooling,
+    }
+}
+
+fn convert(convert: args::Convert) -> Convert {
+    match convert {
+        args::Convert::Auto => Convert::Auto,
+        args::Convert::None => Convert::None,
+        args::Convert::Embed => Convert::Embed,
     }
 }
 

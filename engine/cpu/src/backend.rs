@@ -5,8 +5,10 @@ use std::thread::available_parallelism;
 
 use engine::backend::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Outcomes, Reserved, Sleep, Ticket};
 use engine::model::{self, Model};
-use engine_assets::{Adapter, ModelAssets};
+use engine::pooling::{self, Pooler};
+use engine_assets::{Adapter, ModelAssets, Pooling};
 
+use crate::buffer::Activation;
 use crate::device::CpuDevice;
 use crate::error::CpuError;
 use crate::kernel::{Isa, Kernels};
@@ -53,6 +55,8 @@ pub struct CpuOptions {
     pub context_length: Option<usize>,
     /// `None`: the best that this machine has.
     pub isa: Option<Isa>,
+    /// What vectors are made of; the model is then one without a head. `None`: it generates.
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for CpuOptions {
@@ -67,6 +71,7 @@ impl Default for CpuOptions {
             batch_tokens: 512,
             context_length: None,
             isa: None,
+            pooling: None,
         }
     }
 }
@@ -77,6 +82,8 @@ pub struct CpuBackend {
     /// The last token that each slot sampled.
     last: Vec<u32>,
     sampling: Sampling,
+    /// In place of sampling, where the model embeds.
+    pooler: Option<Pooler>,
     /// Which adapter slots are filled.
     adapters: Vec<bool>,
     /// Whether the weights' memory was given back.
@@ -91,6 +98,11 @@ impl CpuBackend {
     pub fn load(assets: &ModelAssets, options: &CpuOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, CpuError> {
         let config = &assets.config;
         options.check()?;
+        if config.head == options.pooling.is_some() {
+            let what = if config.head { "is not asked for by who embeds" } else { "is missing, and only who embeds needs none" };
+            let source = model::ModelError::tensor("lm_head.weight", what.to_owned());
+            return Err(CpuError::Model { path: assets.path.clone(), source });
+        }
         let shape = BlockShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
@@ -106,7 +118,11 @@ impl CpuBackend {
             kv_blocks: options.kv_blocks(shape)?,
             slots: options.slots,
             batch_tokens: options.batch_tokens,
-            logit_rows: options.slots + SPARE_LOGIT_ROWS,
+            // Each token of a batch may be part of a mean.
+            logit_rows: match options.pooling {
+                None => options.slots + SPARE_LOGIT_ROWS,
+                Some(_) => options.slots.max(options.batch_tokens),
+            },
         };
         let kernels = Kernels::of(isa).ok_or(CpuError::Isa(isa))?;
         let group = config.heads / config.kv_heads;
@@ -125,6 +141,7 @@ impl CpuBackend {
             model,
             last: vec![0; options.slots],
             sampling,
+            pooler: options.pooling.map(|pooling| Pooler::new(pooling, options.slots, config.hidden_size)),
             adapters: Vec::new(),
             discarded: false,
             outcomes: Outcomes::default(),
@@ -185,6 +202,17 @@ impl CpuOptions {
     }
 }
 
+/// Gives every row its hidden states, which lie row after row, and takes the vectors of those that end their prompts.
+fn pool(pooler: &mut Pooler, batch: &Batch, hidden: &Activation, out: &mut Outcomes) {
+    let mut states = (0..hidden.rows()).map(|row| hidden.row(row));
+    for row in &batch.rows {
+        let tokens = row.input.len();
+        let own = pooling::positions(pooler.pooling, row, tokens).len();
+        let vector = pooler.take(row, tokens, states.by_ref().take(own));
+        out.pooled.extend(vector.map(|vector| (row.slot, vector)));
+    }
+}
+
 fn failed(error: engine::model::ModelError) -> DeviceError {
     DeviceError { device: "cpu".to_owned(), what: error.to_string() }
 }
@@ -208,9 +236,12 @@ impl Backend for CpuBackend {
             return Err(DeviceError { device: "cpu".to_owned(), what: format!("no adapter is loaded in slot {}", slot.0) });
         }
         self.device.pool.stay();
-        self.device.take(batch, &self.last)?;
+        self.device.take(batch, &self.last, self.pooler.as_ref().map(|pooler| pooler.pooling))?;
         let logits = self.model.forward(&mut self.device);
-        self.sampling.run(&mut self.device.pool, batch, logits, &mut self.outcomes);
+        match &mut self.pooler {
+            None => self.sampling.run(&mut self.device.pool, batch, logits, &mut self.outcomes),
+            Some(pooler) => pool(pooler, batch, logits, &mut self.outcomes),
+        }
         // The last of a slot counts: what its drafts, if any, led to.
         for sampled in &self.outcomes.sampled {
             if let Ok(token) = sampled.token {
@@ -224,6 +255,7 @@ impl Backend for CpuBackend {
     fn settle(&mut self, _: Ticket, out: &mut Outcomes) -> Result<(), DeviceError> {
         out.sampled.append(&mut self.outcomes.sampled);
         out.scored.append(&mut self.outcomes.scored);
+        out.pooled.append(&mut self.outcomes.pooled);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::io;
 
 use engine::backend::{Batch, Capacity, DeviceError, Reserved};
 use engine::device::{Causal, Device, Gate, Heads, LowRank, Part, RotationTable, Rows, Write};
-use engine_assets::TensorIndex;
+use engine_assets::{Pooling, TensorIndex};
 
 use self::attention::Division;
 pub use self::experts::Routing;
@@ -150,9 +150,9 @@ impl CpuDevice {
         &mut self.kv
     }
 
-    /// Takes over what the next forward pass computes.
-    pub fn take(&mut self, batch: &Batch, last: &[u32]) -> Result<(), DeviceError> {
-        self.taken.take(batch, &self.capacity, last).map_err(error)?;
+    /// Takes over what the next forward pass computes. `pooling`: how the model embeds, where it does.
+    pub fn take(&mut self, batch: &Batch, last: &[u32], pooling: Option<Pooling>) -> Result<(), DeviceError> {
+        self.taken.take(batch, &self.capacity, last, pooling).map_err(error)?;
         self.division.divide(&self.taken);
         Ok(())
     }

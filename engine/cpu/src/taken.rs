@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use engine::backend::{AdapterSlot, Batch, BlockId, Capacity, Input};
+use engine::pooling;
+use engine_assets::Pooling;
 
 /// Fixed vectors, refilled for every batch.
 #[derive(Default)]
@@ -14,8 +16,10 @@ pub(crate) struct Taken {
     pub row_of: Vec<u32>,
     pub rows: Vec<TakenRow>,
     pub blocks: Vec<BlockId>,
-    /// Positions whose logits are computed, as indices into `tokens`: of each row those scored, then those that yield a token.
+    /// Positions whose logits are computed, as indices into `tokens`: of each row those scored, then those that yield a token. Of a model
+    /// that embeds, those whose hidden states are pooled.
     pub samples: Vec<usize>,
+
     /// The adapter of every input token.
     pub adapters: Vec<Option<AdapterSlot>>,
 }
@@ -43,8 +47,8 @@ impl Taken {
     }
 
     /// Takes `batch` over; `last` is each slot's last token. What is outside the capacity is refused, naming it: kernels trust these
-    /// numbers.
-    pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32]) -> Result<(), String> {
+    /// numbers. `pooling`: how the model embeds, where it does.
+    pub fn take(&mut self, batch: &Batch, capacity: &Capacity, last: &[u32], pooling: Option<Pooling>) -> Result<(), String> {
         let Self { tokens, positions, row_of, rows, blocks, samples, adapters } = self;
         adapters.clear();
         tokens.clear();
@@ -87,7 +91,9 @@ impl Taken {
                 }
                 samples.extend(positions);
             }
-            if row.sample.is_some() {
+            if let Some(pooling) = pooling {
+                samples.extend(pooling::positions(pooling, row, len).map(|at| first + at));
+            } else if row.sample.is_some() {
                 let drafts = row.drafts as usize;
                 if drafts >= len {
                     return Err(format!("slot {slot}: {drafts} drafts among {len} tokens"));

@@ -21,6 +21,7 @@ fn smollm2_answers_as_transformers_does() {
     let mut backend = load_file(Path::new(&model), &CpuOptions { slots: 20, ..options() });
     let got = generate(&mut backend, &golden.requests(), usize::MAX);
     for (case, got) in golden.cases.iter().zip(got) {
+        assert_eq!(case.top5.len(), case.output_ids.len(), "a golden tells of each token");
         assert_eq!(got, case.output_ids, "prompt {:?}, smallest gap {}", case.prompt, case.min_gap);
     }
 }

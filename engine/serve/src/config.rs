@@ -10,7 +10,7 @@ use domain::id::NAME_BYTES_MAX;
 use domain::{Fault, FaultKind};
 use engine::config::Policy;
 use engine::speculate::Speculation;
-use engine_assets::ModelAssets;
+use engine_assets::{ModelAssets, PoolingConfig};
 use engine_cpu::{CpuDtype, KvDtype};
 
 use crate::adapters::Loader;
@@ -20,9 +20,11 @@ use crate::edge::kv_events::KvEventsConfig;
 use crate::kv_disk::KvDiskConfig;
 
 mod parsers;
+mod pooler;
 mod speculation;
 
 pub use parsers::{Parser, Parsers};
+pub use pooler::{Convert, Runner, pooling};
 pub use speculation::speculation;
 
 /// Everything that a server is made of.
@@ -51,6 +53,8 @@ pub struct Config {
     pub adapter_root: Option<PathBuf>,
     /// Speculative decoding; `None`: off.
     pub speculation: Option<Speculation>,
+    /// How the engine embeds; `None`: it generates.
+    pub pooling: Option<PoolingConfig>,
     /// `None`: no KV events are published.
     pub kv_events: Option<KvEventsConfig>,
     /// Where KV blocks go that leave host memory; `None`: nowhere.
@@ -68,9 +72,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Defaults for a model on the CPU under one name, on a free port of loopback.
+    /// Defaults for a model on the CPU under one name, on a free port of loopback, doing what it is made for.
     pub fn new(assets: Arc<ModelAssets>, name: impl Into<String>) -> Self {
         Self {
+            pooling: assets.pools.then(|| assets.pooling.clone()),
             assets,
             names: vec![name.into()],
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -138,6 +143,9 @@ impl Config {
         let is_prefix = root.starts_with('/') && root.len() > 1 && !root.ends_with('/') && root.bytes().all(plain);
         if !root.is_empty() && !is_prefix {
             return usage(format!("the root path {root:?} is no prefix of paths"), "give one like /llm");
+        }
+        if self.pooling.is_some() && self.speculation.is_some() {
+            return usage("the engine embeds and has nothing to draft".into(), "leave --speculative-config out");
         }
         if self.limits.connections_max == 0 || self.limits.body_bytes_max == 0 {
             return usage("connections_max or body_bytes_max is 0".into(), "give at least 1");

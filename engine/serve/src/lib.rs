@@ -26,7 +26,9 @@ pub mod masks {
     pub use crate::guide::{Guide, Guides, Spec};
 }
 
-pub use config::{AnswerOptions, BackendChoice, Config, FakeSpeed, HttpOptions, Limits, Parser, Parsers, speculation};
+pub use config::{
+    AnswerOptions, BackendChoice, Config, Convert, FakeSpeed, HttpOptions, Limits, Parser, Parsers, Runner, pooling, speculation,
+};
 pub use edge::cors::Cors;
 pub use edge::kv_events::{BoundEvents, Encoding, HashForm, KvEventsConfig, binds, endpoint_of_rank};
 pub use engine::config::Policy;

@@ -7,6 +7,7 @@ use engine::backend::fake::{Fake, RealTime, Speed};
 use engine::backend::{Backend, Capacity, DeviceError, Reserved};
 use engine::handle::Handle;
 use engine::step::{Engine, Ports};
+use engine_assets::{ModelAssets, Pooling};
 use engine_cpu::{CpuBackend, CpuDtype, CpuError, CpuOptions, KvDtype, KvSize};
 use engine_text::Text;
 use tokio::sync::oneshot;
@@ -51,7 +52,8 @@ pub fn load(config: &Config, app: &App, events: Option<EventQueue>, progress: &m
     let capacity = backend.capacity();
     let mut limits = engine::config::Config::for_device(&capacity);
     limits.logprobs_max = config.answers.logprobs_max.map_or(capacity.vocabulary, |max| max as usize);
-    limits.prefix_caching = config.limits.prefix_caching;
+    limits.pooling = config.pooling.as_ref().map(|pooling| pooling.pooling);
+    limits.prefix_caching = config.limits.prefix_caching && limits.pooling.is_none_or(Pooling::allows_cached);
     limits.residency_sample_ppm = config.limits.residency_sample_ppm;
     limits.speculation = config.speculation;
     (limits.adapters_max, limits.batch_adapters_max) = (config.adapters_max, config.batch_adapters_max);
@@ -154,7 +156,11 @@ fn fake(config: &Config, speed: FakeSpeed) -> Result<Fake, Fault> {
         logit_rows: limits.max_num_seqs.saturating_add(limits.max_num_batched_tokens),
     };
     let speed = Speed { prefill_tok_s: prefill_tok_s.is_finite().then_some(prefill_tok_s), step, lag: 1 };
-    Ok(Fake::new(capacity, speed, Box::new(RealTime)))
+    let fake = Fake::new(capacity, speed, Box::new(RealTime));
+    Ok(match &config.pooling {
+        Some(pooling) => fake.pooling(pooling.pooling, model.hidden_size),
+        None => fake,
+    })
 }
 
 fn cpu(
@@ -173,9 +179,13 @@ fn cpu(
         slots: limits.max_num_seqs,
         batch_tokens: limits.max_num_batched_tokens,
         context_length: Some(config.context_length()),
+        pooling: config.pooling.as_ref().map(|pooling| pooling.pooling),
         ..CpuOptions::default()
     };
-    CpuBackend::load(&config.assets, &options, progress).map_err(|error| {
+    // Who embeds has no use for the head, and does not read it.
+    let headless = config.pooling.is_some().then(|| ModelAssets::clone(&config.assets).without_head());
+    let assets = headless.as_ref().unwrap_or(&config.assets);
+    CpuBackend::load(assets, &options, progress).map_err(|error| {
         if matches!(error, CpuError::KvTooLarge { .. } | CpuError::KvTooSmall { .. } | CpuError::Kv { .. }) {
             return Fault::from(error);
         }

@@ -353,7 +353,9 @@ impl Metrics {
 
     fn finished(&self, report: &FinishedReport) {
         match report.reason {
-            FinishReason::Eos | FinishReason::StopId(_) | FinishReason::Stop | FinishReason::MaskEnded => self.success.stop.inc(),
+            FinishReason::Eos | FinishReason::StopId(_) | FinishReason::Stop | FinishReason::MaskEnded | FinishReason::Pooled => {
+                self.success.stop.inc()
+            }
             FinishReason::Length => self.success.length.inc(),
             FinishReason::Aborted => self.success.abort.inc(),
             FinishReason::Repetition => self.success.repetition.inc(),
@@ -396,7 +398,12 @@ impl Metrics {
             self.sources.remote.inc_by(remote);
             self.sources.computed.inc_by(u64::from(admitted.prompt_tokens).saturating_sub(cached + remote));
         }
-        report.first_token.iter().for_each(|latency| self.time_to_first_token.observe(latency.as_secs_f64()));
+        // As in vLLM, a vector comes when a first token would.
+        report
+            .first_token
+            .iter()
+            .chain(&report.vectors)
+            .for_each(|latency| self.time_to_first_token.observe(latency.as_secs_f64()));
         for latency in &report.inter_token {
             self.inter_token_latency.observe(latency.as_secs_f64());
             self.old.time_per_output_token.observe(latency.as_secs_f64());

@@ -99,6 +99,8 @@ pub async fn bind(config: Config) -> Result<Server, Fault> {
         assets_digest: AssetsDigest(config.assets.text.digest().0),
         max_model_len,
         generation: config.assets.generation.clone(),
+        pooling: config.pooling.clone(),
+        vector_size: config.assets.config.hidden_size,
         body_bytes_max: config.limits.body_bytes_max,
         http: config.http.clone(),
         kv_events: bound_events.clone(),

@@ -10,9 +10,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use engine_assets::Adapter;
+use engine_assets::{Adapter, Pooling};
 
 use super::{AdapterSlot, Backend, Batch, BlockId, Capacity, DeviceError, Input, Outcomes, Row, Sampled, Sleep, Ticket};
+use crate::pooling::{self, Pooler};
 use crate::request::Sampling;
 use crate::sample::Sampler;
 
@@ -75,6 +76,8 @@ pub struct Fake {
     launched: VecDeque<Launched>,
     spare: Vec<Outcomes>,
     sampler: Sampler,
+    /// Of a fake that embeds: hidden states of so many values.
+    pooler: Option<(Pooler, usize)>,
     /// Of one position, or of a row's.
     logits: Vec<f32>,
     tickets: u64,
@@ -99,10 +102,17 @@ impl Fake {
             launched: VecDeque::new(),
             spare: Vec::new(),
             sampler: Sampler::new(),
+            pooler: None,
             logits: Vec::new(),
             tickets: 0,
             busy_until: None,
         }
+    }
+
+    /// A fake that embeds, in vectors of `width` values.
+    pub fn pooling(mut self, pooling: Pooling, width: usize) -> Self {
+        self.pooler = Some((Pooler::new(pooling, self.capacity.slots, width), width));
+        self
     }
 
     fn place(&self, table: &[BlockId], position: usize) -> usize {
@@ -137,6 +147,18 @@ impl Fake {
             digest = absorb(digest, token);
             let place = self.place(table, position);
             self.kv[place] = digest;
+        }
+        if let Some((pooler, width)) = &mut self.pooler {
+            let first = start;
+            let (kv, block_tokens) = (&self.kv, self.capacity.block_tokens);
+            let places = pooling::positions(pooler.pooling, row, tokens.len()).map(|at| {
+                let position = first + at;
+                table[position / block_tokens].0 as usize * block_tokens + position % block_tokens
+            });
+            let states: Vec<Vec<f32>> = places.map(|place| state(kv[place], *width)).collect();
+            let vector = pooler.take(row, tokens.len(), states.iter().map(|state| &state[..]));
+            out.pooled.extend(vector.map(|vector| (row.slot, vector)));
+            return;
         }
         if let Some(scored) = &row.scored {
             let vocabulary = self.capacity.vocabulary;
@@ -227,6 +249,7 @@ impl Backend for Fake {
         }
         out.sampled.append(&mut launched.outcomes.sampled);
         out.scored.append(&mut launched.outcomes.scored);
+        out.pooled.append(&mut launched.outcomes.pooled);
         self.spare.push(launched.outcomes);
         Ok(())
     }
@@ -297,6 +320,29 @@ fn plain(context: u64, sampling: &Sampling, index: u32, vocabulary: usize) -> u3
 fn logits(context: u64, first: u32, vocabulary: usize) -> impl Iterator<Item = f32> {
     let other = move |token: u32| (mix(context ^ u64::from(token)) >> 40) as f32 / (1 << 21) as f32;
     (0..vocabulary as u32).map(move |token| if token == first { 40.0 } else { other(token) })
+}
+
+/// What a fake that embeds pools of `sequence`.
+pub fn expected_vector(sequence: &[u32], pooling: Pooling, width: usize) -> Vec<f32> {
+    let mut digest = ROOT;
+    let digests = sequence.iter().map(|&token| {
+        digest = absorb(digest, token);
+        digest
+    });
+    let states: Vec<Vec<f32>> = digests.map(|digest| state(digest, width)).collect();
+    match pooling {
+        Pooling::Cls => states[0].clone(),
+        Pooling::Last => states[states.len() - 1].clone(),
+        Pooling::Mean => {
+            let mean = |at: usize| states.iter().map(|state| f64::from(state[at])).sum::<f64>() / states.len() as f64;
+            (0..width).map(|at| mean(at) as f32).collect()
+        }
+    }
+}
+
+/// The hidden state of a position: `width` numbers from -1 to 1.
+fn state(digest: u64, width: usize) -> Vec<f32> {
+    (0..width as u64).map(|at| (mix(digest ^ at) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
 fn absorb(digest: u64, token: u32) -> u64 {

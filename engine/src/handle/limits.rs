@@ -40,8 +40,12 @@ impl Limits {
             );
             return Err(Rejected::parameter("priority", what));
         }
-        if tokens >= self.config.max_model_len {
-            return Err(Rejected::PromptTooLong { tokens, context_length: self.config.max_model_len });
+        let context_length = self.config.max_model_len;
+        if self.config.pooling.is_some() && tokens > context_length {
+            return Err(Rejected::TextTooLong { tokens, context_length });
+        }
+        if self.config.pooling.is_none() && tokens >= context_length {
+            return Err(Rejected::PromptTooLong { tokens, context_length });
         }
         if tokens >= self.length_max {
             let block_tokens = self.capacity.block_tokens;

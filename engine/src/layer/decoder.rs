@@ -44,12 +44,12 @@ impl<D: Device> Rotations<D> {
     }
 }
 
-/// Embedding, blocks, norm and head.
+/// Embedding, blocks, norm and, unless it makes vectors, a head.
 pub struct Decoder<D: Device, B: Block<D>> {
     embedding: Embedding<D>,
     blocks: Vec<B>,
     norm: RmsNorm<D>,
-    head: Head<D>,
+    head: Option<Head<D>>,
     rotations: Rotations<D>,
     scratch: Scratch<D, B>,
 }
@@ -61,7 +61,8 @@ struct Scratch<D: Device, B: Block<D>> {
     /// `[rows that sample, hidden]`, before and after the last norm.
     last: D::Activation,
     last_normed: D::Activation,
-    logits: D::Activation,
+    /// `None` without a head.
+    logits: Option<D::Activation>,
 }
 
 impl<D: Device + 'static, B: Block<D> + 'static> Decoder<D, B> {
@@ -76,7 +77,10 @@ impl<D: Device + 'static, B: Block<D> + 'static> Decoder<D, B> {
             embedding: Embedding::load(weights, "model.embed_tokens.weight", config.embedding_scale)?,
             blocks: (0..config.layers).map(|layer| block(weights, group, layer)).collect::<Result<_, _>>()?,
             norm: RmsNorm::load(weights, "model.norm.weight", config)?,
-            head: Head::load(weights, (!config.tie_word_embeddings).then_some("lm_head.weight"))?,
+            head: match config.head {
+                true => Some(Head::load(weights, (!config.tie_word_embeddings).then_some("lm_head.weight"))?),
+                false => None,
+            },
             rotations: Rotations::load(weights.device, config)?,
             scratch: Scratch::new(weights.device, config, group)?,
         }))
@@ -90,7 +94,7 @@ impl<D: Device, B: Block<D>> Scratch<D, B> {
             block: B::scratch(device, config, group)?,
             last: device.activation(Rows::Samples, config.hidden_size)?,
             last_normed: device.activation(Rows::Samples, config.hidden_size)?,
-            logits: device.activation(Rows::Samples, config.vocab_size)?,
+            logits: if config.head { Some(device.activation(Rows::Samples, config.vocab_size)?) } else { None },
         })
     }
 }
@@ -118,7 +122,12 @@ impl<D: Device, B: Block<D>> Model<D> for Decoder<D, B> {
         }
         device.sampling_rows(residual, last);
         self.norm.apply(device, last, last_normed);
-        self.head.logits(device, &self.embedding, last_normed, logits);
-        logits
+        match (&self.head, logits) {
+            (Some(head), Some(logits)) => {
+                head.logits(device, &self.embedding, last_normed, logits);
+                logits
+            }
+            _ => last_normed,
+        }
     }
 }

@@ -6,8 +6,19 @@ use super::{BatchTokens, Engine, Launch};
 use crate::backend::{DeviceError, NoToken, Sampled};
 use crate::observe::{BatchReport, DraftReport};
 use crate::plan::PlannedRow;
+use crate::pooling::Vector;
 use crate::request::{FinishReason, Logprobs, Output};
 use crate::sequence::State;
+
+/// What a settled row yields.
+enum Yield<'a> {
+    /// `sampled` are the row's tokens, at least one where it samples; `scored` what is told of its prompt.
+    Tokens {
+        scored: Option<Vec<Logprobs>>,
+        sampled: &'a mut [Sampled],
+    },
+    Vector(Vector),
+}
 
 /// The time since the tokens before. Those of most rows came at once, so that it is worked out once.
 struct Interval {
@@ -35,21 +46,31 @@ impl Engine {
         let now = (self.ports.clock)();
         let ended_before = self.report.finished.len();
         let (mut sampled, mut scored) = (&mut outcomes.sampled[..], outcomes.scored.drain(..));
+        let mut pooled = outcomes.pooled.drain(..);
+        let pools = self.door.limits.config.pooling.is_some();
         let mut interval = Interval { from: now, to: now, between: Duration::ZERO };
         for row in &rows {
-            let scored = row.scores.then(|| {
-                let (slot, scored) = scored.next().expect("the backend yields an entry per row that is scored");
-                assert_eq!(slot, row.slot, "the backend yields scores in row order");
-                scored
-            });
-            let samples = row.chunk.sample.map_or(0, |_| 1 + row.chunk.drafts as usize);
-            let own = sampled.iter().take(samples).take_while(|sampled| sampled.slot == row.slot).count();
-            let (own, others) = std::mem::take(&mut sampled).split_at_mut(own);
-            sampled = others;
-            self.settle_row(row, scored, own, &mut interval);
+            let yielded = if pools && row.chunk.sample.is_some() {
+                let (slot, vector) = pooled.next().expect("the backend yields a vector per row that ends its prompt");
+                assert_eq!(slot, row.slot, "the backend yields vectors in row order");
+                Yield::Vector(vector)
+            } else {
+                let scored = row.scores.then(|| {
+                    let (slot, scored) = scored.next().expect("the backend yields an entry per row that is scored");
+                    assert_eq!(slot, row.slot, "the backend yields scores in row order");
+                    scored
+                });
+                let samples = row.chunk.sample.map_or(0, |_| 1 + row.chunk.drafts as usize);
+                let own = sampled.iter().take(samples).take_while(|sampled| sampled.slot == row.slot).count();
+                let (own, others) = std::mem::take(&mut sampled).split_at_mut(own);
+                sampled = others;
+                Yield::Tokens { scored, sampled: own }
+            };
+            self.settle_row(row, yielded, &mut interval);
         }
         assert!(sampled.is_empty() && scored.next().is_none(), "the backend yields tokens for rows that sample");
-        drop(scored);
+        assert!(pooled.next().is_none(), "the backend yields vectors for rows that end their prompts");
+        drop((scored, pooled));
         self.outcomes = outcomes;
         self.schedule.release_retired(self.schedule.settled + 1);
         if self.report.finished.len() > ended_before {
@@ -60,15 +81,35 @@ impl Engine {
         Ok(())
     }
 
-    /// `sampled` are the row's tokens, at least one where it samples; `scored` what is told of its prompt.
-    fn settle_row(&mut self, row: &PlannedRow, scored: Option<Vec<Logprobs>>, sampled: &mut [Sampled], interval: &mut Interval) {
-        // The request ended while this batch was in flight: what it sampled behind its end is thrown away.
+    fn settle_row(&mut self, row: &PlannedRow, yielded: Yield<'_>, interval: &mut Interval) {
+        // The request ended while this batch was in flight: what it yielded behind its end is thrown away.
         let Some(sequence) = self.schedule.table.get_if(row.key, row.id) else { return };
         sequence.in_flight -= 1;
-        // After a preemption, what was computed is gone; the token that was sampled from it is as good as ever.
+        // After a preemption, what was computed is gone; what was made of it is as good as ever.
         let resident = sequence.state == State::Running;
         sequence.progress.settle(&row.chunk, resident);
+        let end = match yielded {
+            Yield::Tokens { scored, sampled } => self.take_tokens(row, scored, sampled, interval),
+            Yield::Vector(vector) => Some(self.take_vector(row, vector, interval.to)),
+        };
+        if resident && self.door.limits.config.prefix_caching && !matches!(end, Some(FinishReason::Error(_))) {
+            self.schedule.offer(row.key, &mut self.hasher);
+        }
+        if let Some(reason) = end {
+            self.end(row.key, reason, interval.to);
+        }
+    }
+
+    /// Passes on what is told of a row's prompt, and its tokens; says whether its request ends with them.
+    fn take_tokens(
+        &mut self,
+        row: &PlannedRow,
+        scored: Option<Vec<Logprobs>>,
+        sampled: &mut [Sampled],
+        interval: &mut Interval,
+    ) -> Option<FinishReason> {
         let mut end = None;
+        let sequence = self.schedule.table.get_mut(row.key);
         if let Some(scored) = scored
             && !sequence.sink.put(Output::PromptLogprobs(scored))
         {
@@ -85,12 +126,29 @@ impl Engine {
         if row.chunk.drafts > 0 {
             self.settle_drafts(row, yielded - 1);
         }
-        if resident && self.door.limits.config.prefix_caching && !matches!(end, Some(FinishReason::Error(_))) {
-            self.schedule.offer(row.key, &mut self.hasher);
+        end
+    }
+
+    /// Passes a vector on, with which its request ends.
+    fn take_vector(&mut self, row: &PlannedRow, vector: Vector, now: Instant) -> FinishReason {
+        let vector = match vector {
+            Ok(vector) => vector,
+            Err(why) => return self.failed(row, &why),
+        };
+        let sequence = self.schedule.table.get_mut(row.key);
+        (sequence.first_token, sequence.last_token) = (Some(now), Some(now));
+        self.report.vectors.push(now.saturating_duration_since(sequence.arrived));
+        if sequence.sink.put(Output::Pooled(vector)) { FinishReason::Pooled } else { FinishReason::Aborted }
+    }
+
+    /// A row yielded nothing: its request alone fails.
+    fn failed(&mut self, row: &PlannedRow, why: &NoToken) -> FinishReason {
+        if *why == NoToken::NotANumber {
+            // What made these numbers may be in the blocks, and would fail whoever finds them in the cache.
+            self.schedule.kv.forget(&self.schedule.table.get(row.key).blocks);
+            self.report.corrupted += 1;
         }
-        if let Some(reason) = end {
-            self.end(row.key, reason, interval.to);
-        }
+        FinishReason::Error(why.to_string())
     }
 
     /// `accepted` of a row's drafts were what was sampled, be it that the request ended before.
@@ -119,14 +177,7 @@ impl Engine {
         let now = interval.to;
         let token = match &sampled.token {
             Ok(token) => *token,
-            Err(why) => {
-                if *why == NoToken::NotANumber {
-                    // What made these logits may be in the blocks, and would fail whoever finds them in the cache.
-                    self.schedule.kv.forget(&self.schedule.table.get(row.key).blocks);
-                    self.report.corrupted += 1;
-                }
-                return Some(FinishReason::Error(why.to_string()));
-            }
+            Err(why) => return Some(self.failed(row, why)),
         };
         let sequence = self.schedule.table.get_mut(row.key);
         assert!((token as usize) < self.door.limits.capacity.vocabulary, "the backend sampled token {token}");

@@ -5,6 +5,7 @@ mod cases;
 mod disk;
 mod oracle;
 mod pause;
+mod pooling;
 mod property;
 mod thread;
 mod tiers;

@@ -87,7 +87,7 @@ fn many_threads_get_what_each_would_get_alone() {
                         .iter()
                         .filter_map(|output| match output {
                             Output::Token { token, .. } => Some(token),
-                            Output::Admitted { .. } | Output::PromptLogprobs(_) | Output::Finished(_) => None,
+                            Output::Admitted { .. } | Output::PromptLogprobs(_) | Output::Pooled(_) | Output::Finished(_) => None,
                         })
                         .collect();
                     assert_eq!(tokens_seen, continued(&prompt, tokens as usize), "client {client} turn {turn}");

@@ -445,7 +445,7 @@ impl World {
             match output {
                 Output::Admitted { .. } => assert_eq!(i, 0, "a request is admitted once, first of all"),
                 Output::Token { token, .. } => tokens.push(token),
-                Output::PromptLogprobs(_) => {}
+                Output::PromptLogprobs(_) | Output::Pooled(_) => {}
                 Output::Finished(finished) => {
                     assert_eq!(finished.generated_tokens as usize, tokens.len());
                     assert_eq!(finished.kv_transfer.as_deref(), Some("params"));
@@ -466,7 +466,7 @@ impl World {
                     prompt.extend(told);
                 }
                 Output::Token { logprobs, .. } => tokens.push(logprobs),
-                Output::Admitted { .. } | Output::Finished(_) => {}
+                Output::Admitted { .. } | Output::Pooled(_) | Output::Finished(_) => {}
             }
         }
         (prompt, tokens)

@@ -85,7 +85,7 @@ fn an_adapter_of_another_model_leaves_nothing_behind() {
 
 type Outputs = Arc<Mutex<Vec<Output>>>;
 
-fn key(name: &str) -> AdapterKey {
+pub fn key(name: &str) -> AdapterKey {
     AdapterKey { name: name.into(), path: format!("/adapters/{name}").into() }
 }
 
@@ -118,7 +118,7 @@ fn tokens(outputs: &Outputs) -> Vec<u32> {
     outputs.iter().filter_map(token).collect()
 }
 
-fn load_into(handle: &Handle, engine: &mut Engine, name: &str) -> Result<(), AdapterError> {
+pub fn load_into(handle: &Handle, engine: &mut Engine, name: &str) -> Result<(), AdapterError> {
     let answer = Arc::new(Mutex::new(None));
     let told = Arc::clone(&answer);
     let reply = move |result| *told.lock().expect("nobody panics") = Some(result);

@@ -15,7 +15,13 @@ pub fn checkpoints() -> Vec<PathBuf> {
     models
 }
 
+/// A folder, or the `.gguf` file in it: of several the last, any being as good as another.
 pub fn load(model: &Path, options: &CpuOptions) -> CpuBackend {
-    let gguf = model.join("model.gguf");
-    load_file(if gguf.exists() { &gguf } else { model }, options)
+    load_file(&file(model), options)
+}
+
+pub fn file(model: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(model).expect("the checkpoint is there");
+    let files = entries.map(|entry| entry.expect("a folder can be listed").path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "gguf")).max().unwrap_or_else(|| model.to_owned())
 }

@@ -13,13 +13,15 @@ use engine::observe::Stats;
 use engine::request::{FinishRules, Finished, NewRequest, Output, Sampling, SamplingExtras};
 use engine::speculate::Speculation;
 use engine::step::{Activity, Engine, Ports};
-use engine_cpu::{CpuDtype, CpuOptions, Isa, KvSize};
+use engine_cpu::{CpuDtype, CpuOptions, Isa, KvDtype, KvSize};
 
+use crate::adapters;
 use crate::checkpoints::load;
 use crate::support::{fixtures, options};
 
 const REQUESTS: usize = 64;
 const TOKENS: u32 = 24;
+const ADAPTERS: [&str; 2] = ["qwen3-all", "qwen3-rslora"];
 
 /// Prompt, sampling and extras of request `number`. Every fourth is sampled at a temperature, the rest greedy; every fifth asks for
 /// penalties and the like, some repeat themselves, every sixth is told of.
@@ -56,8 +58,14 @@ fn request(number: usize) -> (Vec<u32>, Sampling, Option<Arc<SamplingExtras>>) {
 struct Case {
     threads: usize,
     dtype: CpuDtype,
+    /// `None`: what suits `dtype`.
+    kv_dtype: Option<KvDtype>,
     isa: Option<Isa>,
     blocks: usize,
+    /// How many requests there are.
+    requests: usize,
+    /// Whether two requests of three name an adapter.
+    adapters: bool,
     /// Most prompt tokens of one request in one step.
     chunk: usize,
     prefix_caching: bool,
@@ -72,8 +80,11 @@ struct Case {
 const ALONE: Case = Case {
     threads: 1,
     dtype: CpuDtype::Float32,
+    kv_dtype: None,
     isa: None,
     blocks: 1024,
+    requests: REQUESTS,
+    adapters: false,
     chunk: usize::MAX,
     prefix_caching: false,
     host_blocks: 0,
@@ -86,8 +97,9 @@ type Answer = Vec<Output>;
 
 /// The answer to every request, in order, and what the engine counted. `rounds` submits everything again.
 fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Answer>, Stats) {
-    let Case { threads, dtype, isa, blocks, chunk, prefix_caching, host_blocks, together, drafts } = case;
-    let backend = load(model, &CpuOptions { threads: Some(threads), dtype, isa, kv: KvSize::Blocks(blocks), ..options() });
+    let Case { threads, dtype, kv_dtype, isa, blocks, chunk, prefix_caching, host_blocks, together, drafts, .. } = case;
+    let (threads, kv) = (Some(threads), KvSize::Blocks(blocks));
+    let backend = load(model, &CpuOptions { threads, dtype, kv_dtype, isa, kv, ..options() });
     let capacity = engine::backend::Backend::capacity(&backend);
     let default = Config::for_device(&capacity);
     let prefill_chunk_tokens_max = chunk.min(default.max_num_batched_tokens);
@@ -102,10 +114,15 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Answer>, Stats) {
     let config = Config { host_blocks, speculation, ..limits };
     let (mut engine, handle) =
         Engine::new(Box::new(backend), config, Ports::new(Instant::now)).expect("the limits suit the device");
+    if case.adapters {
+        for name in ADAPTERS {
+            adapters::load_into(&handle, &mut engine, name).expect("it fits");
+        }
+    }
     let mut outputs = Vec::new();
     for _ in 0..rounds {
-        for first in (0..REQUESTS).step_by(together) {
-            let tokens: Vec<Arc<Mutex<Answer>>> = (first..REQUESTS.min(first + together)).map(|_| Arc::default()).collect();
+        for first in (0..case.requests).step_by(together) {
+            let tokens: Vec<Arc<Mutex<Answer>>> = (first..case.requests.min(first + together)).map(|_| Arc::default()).collect();
             for (number, tokens) in (first..).zip(&tokens) {
                 let (prompt, sampling, extras) = request(number);
                 let tokens = Arc::clone(tokens);
@@ -117,15 +134,16 @@ fn run(model: &Path, case: Case, rounds: usize) -> (Vec<Answer>, Stats) {
                             Some(Output::PromptLogprobs(before)) => before.extend(more),
                             _ => told.push(Output::PromptLogprobs(more)),
                         },
-                        Output::Token { .. } => told.push(output),
+                        Output::Token { .. } | Output::Pooled(_) => told.push(output),
                         Output::Admitted { .. } | Output::Finished(Finished { .. }) => {}
                     }
                     true
                 };
                 let finish = FinishRules { tokens_max: TOKENS, ..FinishRules::default() };
+                let adapter = ADAPTERS.get(number % 3).filter(|_| case.adapters);
                 let request = NewRequest {
                     prompt: prompt.into(),
-                    extra: ExtraKeys::default(),
+                    extra: ExtraKeys { adapter: adapter.map(|name| adapters::key(name)), ..ExtraKeys::default() },
                     sampling,
                     extras,
                     mask: None,
@@ -197,7 +215,6 @@ fn tokens_depend_on_the_request_alone_q4_1() {
     check_model("gguf-q4_1");
 }
 
-/// Windows, two rotations, norms around layers.
 /// Packed weights by activations of eight bits: the same promise.
 #[test]
 fn tokens_depend_on_the_request_alone_auto() {
@@ -209,6 +226,7 @@ fn tokens_depend_on_the_request_alone_auto_experts() {
     check_model_in(CpuDtype::Auto, "gguf-qwen3moe-q8_0");
 }
 
+/// Windows, two rotations, norms around layers.
 #[test]
 fn tokens_depend_on_the_request_alone_gemma3() {
     check_model("gemma3");
@@ -218,6 +236,54 @@ fn tokens_depend_on_the_request_alone_gemma3() {
 #[test]
 fn tokens_depend_on_the_request_alone_experts() {
     check_model("gguf-qwen3moe-q8_0");
+}
+
+/// The others, each in what it is multiplied and kept in: fewer requests, alone and with everything at once that could matter.
+#[test]
+fn tokens_depend_on_the_request_alone_everywhere() {
+    let (f32, auto, half) = (CpuDtype::Float32, CpuDtype::Auto, Some(KvDtype::Float16));
+    for (model, dtype, kv_dtype) in [
+        ("llama-f16", f32, None),
+        ("llama31-bf16", f32, None),
+        ("llama-yarn", f32, None),
+        ("mistral", f32, None),
+        ("qwen2", f32, None),
+        ("qwen3", f32, None),
+        ("qwen3-moe", f32, None),
+        ("qwen3-moe-bf16", f32, None),
+        ("mixtral", f32, None),
+        ("llama31", f32, half),
+        ("qwen2", f32, half),
+        ("gemma3", f32, half),
+        ("mixtral", f32, half),
+        ("gguf-q8_0", auto, None),
+        ("gguf-q4_0", auto, None),
+        ("gguf-q4_1", auto, Some(KvDtype::Float32)),
+        ("gguf-qwen2-q8_0", auto, None),
+        ("gguf-qwen3-q4_0", auto, None),
+        ("gguf-gemma3-q8_0", auto, None),
+        ("gguf-mixtral-q4_1", auto, None),
+    ] {
+        check_briefly(model, Case { dtype, kv_dtype, requests: 16, ..ALONE });
+    }
+}
+
+#[test]
+fn tokens_depend_on_the_request_alone_adapters() {
+    for kv_dtype in [None, Some(KvDtype::Float16)] {
+        check_briefly("qwen3", Case { kv_dtype, requests: 24, adapters: true, ..ALONE });
+    }
+}
+
+fn check_briefly(model: &str, alone: Case) {
+    let path = &fixtures().join("models").join(model);
+    let (expected, _) = run(path, alone, 1);
+    assert!(expected.iter().any(|answer| *answer != expected[0]), "{model} answers everybody alike");
+    let together = Case { together: alone.requests, threads: 2, ..alone };
+    check(path, &expected, together, "in a batch");
+    let all = Case { blocks: 30, chunk: 7, prefix_caching: true, drafts: Some(3), host_blocks: 512, ..together };
+    let stats = check(path, &expected, all, "with all of it at once");
+    assert!(stats.preemptions > 0 && stats.accepted_tokens > 0, "{model}: {stats:?}");
 }
 
 /// AVX2 and AVX-512 sum in the same order, so a fleet of mixed machines answers as one.

@@ -20,6 +20,9 @@ pub struct Case {
     pub output_ids: Vec<u32>,
     /// Smallest distance between the best two logits of a step.
     pub min_gap: f64,
+    /// The likeliest tokens at each step, with the natural logarithms of their probabilities; none where all is certain.
+    #[serde(default)]
+    pub top5: Vec<Vec<(u32, f64)>>,
 }
 
 impl Golden {

@@ -43,9 +43,10 @@ impl ApiError {
     pub fn rejected(reason: &Rejected, prompt: &'static str) -> Self {
         let message = sentence(reason);
         match reason {
-            Rejected::EmptyPrompt | Rejected::PromptTooLong { .. } | Rejected::NeverFits { .. } => {
-                Self::parameter(prompt, message)
-            }
+            Rejected::EmptyPrompt
+            | Rejected::PromptTooLong { .. }
+            | Rejected::TextTooLong { .. }
+            | Rejected::NeverFits { .. } => Self::parameter(prompt, message),
             Rejected::TokenOutsideVocabulary { parameter: "prompt", .. } => Self::parameter(prompt, message),
             Rejected::TokenOutsideVocabulary { parameter, .. } | Rejected::Parameter { parameter, .. } => {
                 Self::parameter(parameter, message)

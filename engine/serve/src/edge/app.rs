@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use domain::{AssetsDigest, EngineState, Incarnation, KvUse, Load};
 use engine::handle::Handle;
 use engine::observe::Stats;
-use engine_assets::Generation;
+use engine_assets::{Generation, PoolingConfig};
 use engine_text::Text;
 use engine_text::reply::ReplyFormat;
 use proto::openai::ErrorBody;
@@ -41,6 +41,10 @@ pub(crate) struct App {
     /// Longest sequence asked for, or the model's own.
     pub max_model_len: usize,
     pub generation: Generation,
+    /// How the engine embeds; `None`: it generates.
+    pub pooling: Option<PoolingConfig>,
+    /// Values of its whole vectors.
+    pub vector_size: usize,
     pub body_bytes_max: usize,
     pub http: HttpOptions,
     pub answers: AnswerOptions,
@@ -117,7 +121,9 @@ impl App {
 
     /// Longest sequence that is served, prompt and output: the KV pool may hold less than was asked for.
     pub fn context_length(&self) -> usize {
-        self.handle().map_or(self.max_model_len, |handle| handle.limits().length_max)
+        // A vector is no token, though it counts as one in the engine's limit.
+        let vector = usize::from(self.pooling.is_some());
+        self.handle().map_or(self.max_model_len, |handle| handle.limits().length_max - vector)
     }
 
     pub fn enter(&self, state: EngineState) {

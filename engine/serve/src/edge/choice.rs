@@ -32,6 +32,11 @@ impl Running {
         Self { handle, id, over: false, _open: open }
     }
 
+    /// The engine has ended it.
+    pub fn ended(&mut self) {
+        self.over = true;
+    }
+
     fn end(&mut self, reason: FinishReason) {
         self.over = true;
         self.handle.abort(self.id, reason);
@@ -224,6 +229,8 @@ impl Choice {
                 return Ok(None);
             }
             Output::Token { token, logprobs } => self.token(token, logprobs),
+            // Of an engine that embeds, which has no choices.
+            Output::Pooled(_) => return Ok(None),
             Output::Finished(finished) => self.finish(finished)?,
         };
         self.part(&mut piece);
@@ -301,14 +308,16 @@ impl Choice {
 
     fn finish(&mut self, finished: Finished) -> Result<Piece, ApiError> {
         if let Some(running) = &mut self.running {
-            running.over = true;
+            running.ended();
         }
         let kv_transfer = finished.kv_transfer.as_deref().and_then(|text| serde_json::from_str(text).ok());
         if let Some(stop) = self.stopped.take() {
             return Ok(Piece { end: Some(End::stop(Some(stop), kv_transfer)), ..Piece::default() });
         }
         let mut end = match finished.reason {
-            FinishReason::Eos | FinishReason::Stop | FinishReason::MaskEnded => End::stop(None, kv_transfer),
+            FinishReason::Eos | FinishReason::Stop | FinishReason::MaskEnded | FinishReason::Pooled => {
+                End::stop(None, kv_transfer)
+            }
             FinishReason::StopId(id) => End::stop(Some(id.into()), kv_transfer),
             FinishReason::Length => End { finish_reason: "length", stop_reason: None, kv_transfer },
             FinishReason::Aborted => End { finish_reason: "abort", stop_reason: None, kv_transfer },

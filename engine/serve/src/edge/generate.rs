@@ -23,6 +23,12 @@ use crate::guide::NotCompiled;
 
 const PRIORITY_HEADER: &str = "x-vllm-priority";
 
+/// As vLLM: a router's word on the priority is the last, where it is a number.
+pub fn priority(headers: &HeaderMap, asked: Option<i64>) -> Option<i64> {
+    let said = headers.get(PRIORITY_HEADER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    said.or(asked)
+}
+
 /// What stands in the head of every answer and chunk.
 pub struct Head {
     pub id: String,
@@ -74,9 +80,7 @@ pub fn planned<'a>(
 ) -> Result<(&'a Ready, Arc<Plan>, Prompts), ApiError> {
     let ready = app.ready()?;
     rank::check(app, headers)?;
-    // As vLLM: a router's word on the priority is the last, where it is a number.
-    let said = headers.get(PRIORITY_HEADER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    request.priority = said.or(request.priority);
+    request.priority = priority(headers, request.priority);
     let mut plan = Plan::new(endpoint, &request, &facts(app, ready))?;
     plan.extra.adapter = request.model.as_deref().and_then(|model| app.adapters.find(model)).map(|known| known.key);
     let plan = Arc::new(plan);

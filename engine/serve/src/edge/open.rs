@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use engine::request::RequestId;
 
 /// Kinds of answers, before the request's own id.
-const PREFIXES: [&str; 4] = ["chatcmpl-", "cmpl-", "generate-tokens-", "resp_"];
+const PREFIXES: [&str; 6] = ["chatcmpl-", "cmpl-", "generate-tokens-", "resp_", "embd-", "pool-"];
 
 /// The request's own id in the id of its answer.
 pub fn name_of(id: &str) -> &str {

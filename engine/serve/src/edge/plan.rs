@@ -17,7 +17,7 @@ use crate::guide::Spec;
 
 mod ending;
 mod extras;
-mod input;
+pub mod input;
 mod reply;
 mod sampling;
 mod shape;
@@ -133,8 +133,8 @@ impl Plan {
             include_stop: request.include_stop_str_in_output.unwrap_or(false),
             // Markers of thoughts and calls may be special tokens.
             skip_special_tokens: request.skip_special_tokens.unwrap_or(true) && !reply.shows_special(model.text),
-            truncation: input::truncation(request, model.length_max)?,
-            extra: ExtraKeys { cache_salt: input::salt(request)?.map(Into::into), ..ExtraKeys::default() },
+            truncation: input::truncation(request.truncate_prompt_tokens, request.truncation_side.as_deref(), model.length_max)?,
+            extra: ExtraKeys { cache_salt: input::salt(request.cache_salt.as_deref())?.map(Into::into), ..ExtraKeys::default() },
             priority: request.priority.unwrap_or(0),
             kv_transfer: request.kv_transfer_params.as_ref().map(|params| params.to_string().into()),
             shape: Shape::new(endpoint, request, &model.answers)?,

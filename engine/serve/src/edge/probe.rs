@@ -80,9 +80,14 @@ pub async fn kv_event_sources(State(app): State<Arc<App>>) -> Response {
     json(StatusCode::OK, &sources)
 }
 
-pub async fn not_found(uri: http::Uri) -> Response {
+pub async fn not_found(State(app): State<Arc<App>>, uri: http::Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
-    ApiError::new(StatusCode::NOT_FOUND, format!("There is no {path} here.")).into_response()
+    let why = match app.pooling {
+        Some(_) => " This engine embeds: it serves /v1/embeddings and /pooling, and generates nothing.",
+        None if ["/v1/embeddings", "/pooling"].contains(&&*path) => " This engine generates; give it --runner pooling to embed.",
+        None => "",
+    };
+    ApiError::new(StatusCode::NOT_FOUND, format!("There is no {path} here.{why}")).into_response()
 }
 
 pub async fn wrong_method(method: http::Method, uri: http::Uri) -> Response {

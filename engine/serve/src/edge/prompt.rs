@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use engine_text::reasoning::Opening;
 use engine_text::{ChatRequest, Text, TextError, with_effort};
 use http::StatusCode;
-use proto::openai::{Prompt as Input, Request, TokenizeRequest};
+use proto::openai::{EmbeddingRequest, Prompt as Input, Request, TokenizeRequest};
 use serde_json::{Map, Value};
 
 use super::answer::{ApiError, sentence};
@@ -111,7 +111,7 @@ pub struct Truncation {
 }
 
 impl Truncation {
-    fn apply(self, ids: &mut Vec<u32>, length_max: usize) {
+    pub fn apply(self, ids: &mut Vec<u32>, length_max: usize) {
         let max = self.tokens_max.unwrap_or(length_max.saturating_sub(1));
         if ids.len() > max {
             match self.keep_last {
@@ -168,6 +168,31 @@ pub fn of_request(
 /// A chat, rendered and as ids.
 pub fn of_chat(text: &Text, request: Request) -> Result<(String, Vec<u32>), ApiError> {
     Conversation::of(request).tokens(text).map_err(text_error)
+}
+
+/// The token ids of what is to be embedded; a conversation begins no answer unless asked to.
+pub fn of_embedding(text: &Text, request: EmbeddingRequest) -> Result<Vec<Vec<u32>>, ApiError> {
+    let prompts = match (request.input, request.messages) {
+        (Some(Input::Ids(prompts)), None) => Ok(prompts),
+        (Some(Input::Text(prompts)), None) => {
+            let special = request.add_special_tokens.unwrap_or(true);
+            prompts.iter().map(|prompt| text.encode(prompt, special)).collect()
+        }
+        (None, Some(messages)) => {
+            let conversation = Conversation {
+                messages,
+                add_generation_prompt: Some(request.add_generation_prompt.unwrap_or(false)),
+                continue_final_message: request.continue_final_message,
+                template: request.chat_template,
+                kwargs: request.chat_template_kwargs,
+                add_special_tokens: request.add_special_tokens,
+                ..Conversation::default()
+            };
+            conversation.tokens(text).map(|(_, ids)| vec![ids])
+        }
+        _ => return Err(ApiError::parameter("input", "Give either `input` or `messages`.")),
+    };
+    prompts.map_err(text_error)
 }
 
 /// The token ids that `/tokenize` asks for.

@@ -24,7 +24,7 @@ pub const REFUSED: [(&str, Asked); 10] = [
 ];
 
 /// `null` and what is empty ask for nothing.
-fn asks(value: &Value) -> bool {
+pub fn asks(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Object(map) => !map.is_empty(),

@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 
 use super::{
-    admin, batch, blocks, chat, completion, cors, derender, inference, invocations, keys, lora, messages, probe, render,
-    request_id, responses, server_info, state, tokens, work,
+    admin, batch, blocks, chat, completion, cors, derender, embeddings, inference, invocations, keys, lora, messages, probe,
+    render, request_id, responses, server_info, state, tokens, work,
 };
 use crate::edge::app::App;
 use crate::edge::keys::Keys;
@@ -26,32 +26,18 @@ pub fn router(app: Arc<App>) -> Router {
     let tokenizer = if app.tokenizer_info.is_some() { tokens::info_routes() } else { Router::new() };
     let keys = Keys::new(&app.http.api_keys);
     let (cors, root) = (Arc::new(app.http.cors.clone()), app.http.root_path.clone());
+    // As in vLLM: an engine generates or embeds, and what it does not do is not there.
+    let does = if app.pooling.is_some() { embeddings::routes() } else { generation() };
     let mut routes = Router::new()
         // --- only where asked for
         .merge(developers)
         .merge(adapters)
         .merge(tokenizer)
-        // --- generation
-        .route("/v1/chat/completions", post(chat::answer))
-        .route("/v1/completions", post(completion::answer))
-        .route("/v1/responses", post(responses::create))
-        .route("/v1/responses/{response_id}", get(responses::retrieve))
-        .route("/v1/responses/{response_id}/cancel", post(responses::cancel))
-        .route("/v1/messages", post(messages::answer))
-        .route("/v1/chat/completions/batch", post(batch::answer))
-        .route("/inference/v1/generate", post(inference::answer))
-        .route("/inference/v1/abort_requests", post(admin::abort_by_id))
-        .route("/invocations", post(invocations::answer))
+        .merge(does)
         // --- token ids
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
-        .route("/v1/chat/completions/render", post(render::chat))
-        .route("/v1/completions/render", post(render::completion))
-        .route("/v1/messages/render", post(render::message))
-        .route("/v1/responses/render", post(render::response))
-        .route("/v1/chat/completions/derender", post(derender::chat))
-        .route("/v1/completions/derender", post(derender::completion))
         // --- who this engine is
         .route("/v1/models", get(probe::models))
         .route("/version", get(probe::version))
@@ -76,6 +62,27 @@ pub fn router(app: Arc<App>) -> Router {
         routes.layer(from_fn_with_state(cors, cors::answer)).layer(from_fn_with_state(Arc::clone(&app), count)).with_state(app);
     // Below the prefix, layers see paths without it.
     if root.is_empty() { routes } else { Router::new().nest(&root, routes.clone()).fallback_service(routes) }
+}
+
+/// The endpoints of an engine that generates.
+fn generation() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::answer))
+        .route("/v1/completions", post(completion::answer))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{response_id}", get(responses::retrieve))
+        .route("/v1/responses/{response_id}/cancel", post(responses::cancel))
+        .route("/v1/messages", post(messages::answer))
+        .route("/v1/chat/completions/batch", post(batch::answer))
+        .route("/inference/v1/generate", post(inference::answer))
+        .route("/inference/v1/abort_requests", post(admin::abort_by_id))
+        .route("/invocations", post(invocations::answer))
+        .route("/v1/chat/completions/render", post(render::chat))
+        .route("/v1/completions/render", post(render::completion))
+        .route("/v1/messages/render", post(render::message))
+        .route("/v1/responses/render", post(render::response))
+        .route("/v1/chat/completions/derender", post(derender::chat))
+        .route("/v1/completions/derender", post(derender::completion))
 }
 
 /// Counts answers by handler and status, and catches panics.

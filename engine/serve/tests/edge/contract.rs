@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use engine_serve::Config;
 use http::Method;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
@@ -13,6 +14,26 @@ use crate::server::{Server, instant, scripted};
 
 const DOC: &str = include_str!("../../../../docs/vllm.md");
 const FIELDS: &str = include_str!("golden/vllm_fields.json");
+
+/// What an engine that embeds does not serve.
+const GENERATING: [&str; 16] = [
+    "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/responses",
+    "GET /v1/responses/{response_id}",
+    "POST /v1/responses/{response_id}/cancel",
+    "POST /v1/messages",
+    "POST /v1/chat/completions/batch",
+    "POST /inference/v1/generate",
+    "POST /inference/v1/abort_requests",
+    "POST /invocations",
+    "POST /v1/chat/completions/render",
+    "POST /v1/completions/render",
+    "POST /v1/messages/render",
+    "POST /v1/responses/render",
+    "POST /v1/chat/completions/derender",
+    "POST /v1/completions/derender",
+];
 
 /// Rows of the table under a heading: what stands in backquotes, and the state.
 fn table(heading: &str) -> Vec<(String, String)> {
@@ -91,6 +112,9 @@ fn every_field_of_vllm_has_its_row() {
     check("`POST /tokenize` of a text", "tokenize_text", tokenize);
     check("`POST /tokenize` of a chat", "tokenize_chat", tokenize);
     check("`POST /detokenize`", "detokenize", fields::<proto::openai::DetokenizeRequest>());
+    let embeddings = fields::<proto::openai::EmbeddingRequest>();
+    check("`POST /v1/embeddings`", "embeddings", embeddings);
+    check("`POST /v1/embeddings` of a chat", "embeddings_chat", embeddings);
     check("`POST /inference/v1/generate`", "generate", fields::<proto::openai::GenerateRequest>());
 }
 
@@ -98,9 +122,14 @@ fn every_field_of_vllm_has_its_row() {
 async fn every_endpoint_is_what_its_row_says() {
     let mut flags = instant(scripted());
     (flags.dev_mode, flags.runtime_adapters, flags.answers.tokenizer_info) = (true, true, true);
+    let assets = scripted();
+    let embeds = Config { pooling: Some(assets.pooling.clone()), ..instant(assets) };
     let rows = table("Endpoints");
     assert!(rows.len() > 70);
-    for (config, served) in [(instant(scripted()), &["served"][..]), (flags, &["served", "developer", "by flag"])] {
+    for (config, served) in
+        [(instant(scripted()), &["served"][..]), (flags, &["served", "developer", "by flag"]), (embeds, &["served", "pooling"])]
+    {
+        let generates = config.pooling.is_none();
         let server = Server::start(config).await;
         for (endpoint, state) in &rows {
             let (method, path) = endpoint.split_once(' ').expect("a method and a path");
@@ -109,8 +138,8 @@ async fn every_endpoint_is_what_its_row_says() {
             let answer = client::ask(server.address(), method, &path, &[], "{}").await;
             // An id that is unknown is a 404, too, but one that names it.
             let routed = answer.status != 404 || answer.json()["error"]["param"] != Value::Null;
-            let expected = served.contains(&state.as_str());
-            assert!(["served", "developer", "by flag", "absent"].contains(&state.as_str()), "{endpoint} is {state}");
+            let expected = served.contains(&state.as_str()) && (generates || !GENERATING.contains(&endpoint.as_str()));
+            assert!(["served", "developer", "by flag", "pooling", "absent"].contains(&state.as_str()), "{endpoint} is {state}");
             assert_eq!(routed && answer.status != 405, expected, "{endpoint} is {state}: {} {}", answer.status, answer.text());
             if path == "/sleep" || path == "/pause" {
                 server.post("/wake_up", &json!({})).await;

@@ -8,6 +8,7 @@ mod client;
 mod contract;
 mod corpus;
 mod doors;
+mod embeddings;
 mod errors;
 mod events;
 mod forms;

@@ -31,8 +31,8 @@ pub fn check(endpoint: Endpoint, request: &Request) -> Result<(), ApiError> {
     }
 }
 
-pub fn salt(request: &Request) -> Result<Option<&str>, ApiError> {
-    let Some(salt) = request.cache_salt.as_deref() else { return Ok(None) };
+pub fn salt(salt: Option<&str>) -> Result<Option<&str>, ApiError> {
+    let Some(salt) = salt else { return Ok(None) };
     let chars = salt.chars().count();
     if !(1..=SALT_CHARS_MAX).contains(&chars) {
         let message = format!("`cache_salt` has {chars} characters; 1 to {SALT_CHARS_MAX} are possible.");
@@ -45,8 +45,8 @@ pub fn salt(request: &Request) -> Result<Option<&str>, ApiError> {
 }
 
 /// How much of the prompt is kept; `None`: all. Without a side the first tokens are, as a tokenizer does it that was not told.
-pub fn truncation(request: &Request, length_max: usize) -> Result<Option<Truncation>, ApiError> {
-    let keep_last = match request.truncation_side.as_deref() {
+pub fn truncation(tokens: Option<i64>, side: Option<&str>, length_max: usize) -> Result<Option<Truncation>, ApiError> {
+    let keep_last = match side {
         None | Some("right") => false,
         Some("left") => true,
         Some(side) => {
@@ -59,7 +59,7 @@ pub fn truncation(request: &Request, length_max: usize) -> Result<Option<Truncat
         let message = format!("`truncate_prompt_tokens` is {tokens}; it must be -1 (what the context takes) or {limit}.");
         Err(ApiError::parameter("truncate_prompt_tokens", message))
     };
-    let tokens_max = match request.truncate_prompt_tokens {
+    let tokens_max = match tokens {
         None => return Ok(None),
         Some(-1) => None,
         Some(tokens) => match usize::try_from(tokens) {
