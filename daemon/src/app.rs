@@ -1,5 +1,6 @@
 //! Puts the agent together: state folder, engines, collectors, streams, admin.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::assets::Shelf;
 use crate::collect::{self, Host};
 use crate::config::{Config, Slot};
 use crate::edge::{admin, control};
+use crate::health::Monitor;
 use crate::node::{Counters, EngineStatus, Node};
 use crate::report::blocks::Blocks;
 use crate::run::cgroup::CgroupBase;
@@ -90,10 +92,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
     let earlier = records.engines();
     tell_strangers(&earlier, &config.slots);
 
+    let sensing = (&config.nvml, config.host_root.as_path());
+    let monitor = Monitor::start(config.health, sensing.0, sensing.1, &config.state_dir, node.clone(), &config.slots);
+    let monitor = Arc::new(monitor.map_err(|error| {
+        Fault::new(FaultKind::Internal, "cannot start the thread that senses GPUs", "raise the limit of threads").because(error)
+    })?);
     let mut orders = Orders::default();
     let receivers: Vec<_> = config.slots.iter().map(|slot| orders.add(slot.name.clone())).collect();
     let ending = CancellationToken::new();
-    let admin = admin::Admin { node: node.clone(), blocks: blocks.clone(), orders: orders.clone() };
+    let admin = admin::Admin { node: node.clone(), blocks: blocks.clone(), orders: orders.clone(), monitor: monitor.clone() };
     // The address is bound before an engine starts: a second agent on the same node fails here and disturbs nothing.
     let (address, admin) = admin::start(admin, config.listen, ending.clone())?;
 
@@ -111,6 +118,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
         probe,
         on_stop: config.on_stop,
         engine_program: config.engine_program.clone(),
+        devices: monitor.devices(),
+        sensor: monitor.sensor().clone(),
+        shared_gpus: shared_gpus(&config.slots),
     });
     let mut engines = JoinSet::new();
     for (slot, receiver) in config.slots.into_iter().zip(receivers) {
@@ -128,6 +138,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
     });
     let mut rest = JoinSet::new();
     rest.spawn(collect::run(node.clone(), Host::new(config.host_root), ending.clone()));
+    rest.spawn(monitor.run(ending.clone()));
     rest.spawn(drain_probe(shared, ending.clone()));
     let bound = Bound { node: config.node, admin: address };
     Ok(Running { bound, node, orders, blocks, engines, streams, rest, admin, ending, shutdown })
@@ -167,6 +178,12 @@ fn tell_strangers(earlier: &[String], slots: &[Slot]) {
             tracing::warn!(engine, "a record of an engine that is not configured any more: it may still run, and is left alone");
         }
     }
+}
+
+/// GPUs named by more than one slot.
+fn shared_gpus(slots: &[Slot]) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    slots.iter().flat_map(|slot| &slot.gpus).filter(|gpu| !seen.insert((*gpu).clone())).cloned().collect()
 }
 
 fn boot_id() -> Result<String, Fault> {

@@ -5,7 +5,9 @@
 
 pub mod agent;
 pub mod cpu;
+pub mod kmsg;
 pub mod memory;
+pub mod nvml;
 pub mod psi;
 
 use std::fs;

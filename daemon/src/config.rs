@@ -7,10 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use domain::gpu::{GPUS_MAX, Verdict};
 use domain::{EngineName, Fault, FaultKind, Role};
 
 use self::read::Table;
+use crate::collect::nvml;
+use crate::health;
 use crate::run::machine::Policy;
+use crate::xid::{Class, Severities};
 
 /// Most slots of one node, as many as one report may name.
 pub const SLOTS_MAX: usize = 64;
@@ -51,6 +55,8 @@ pub struct Config {
     pub cgroups: bool,
     /// Root below which `proc` and `sys` of the host lie.
     pub host_root: PathBuf,
+    pub nvml: nvml::Settings,
+    pub health: health::Settings,
     pub slots: Vec<Slot>,
 }
 
@@ -66,6 +72,8 @@ pub struct Slot {
     pub dp_rank: u32,
     /// Folder or GGUF file whose tokenizer the engine uses; what a scheduler asks the agent for.
     pub model_files: Option<PathBuf>,
+    /// GPUs that it runs on: positions in PCI order, or UUIDs. Its process sees no others.
+    pub gpus: Vec<String>,
     pub policy: Policy,
 }
 
@@ -119,12 +127,19 @@ impl Slot {
             role: Role::Both,
             dp_rank: 0,
             model_files: None,
+            gpus: Vec::new(),
             policy: Policy::default(),
         }
     }
 
     /// Command line and added environment of its process.
     pub(crate) fn launch(&self, engine_program: &Path) -> (Vec<String>, BTreeMap<String, String>) {
+        let mut seen = BTreeMap::new();
+        if !self.gpus.is_empty() {
+            // Positions mean the same to CUDA as to NVML only in the order of the bus.
+            seen.insert("CUDA_DEVICE_ORDER".to_owned(), "PCI_BUS_ID".to_owned());
+            seen.insert("CUDA_VISIBLE_DEVICES".to_owned(), self.gpus.join(","));
+        }
         match &self.kind {
             SlotKind::Native { model, args, events_port, replay_port } => {
                 let mut command = vec![engine_program.to_string_lossy().into_owned(), "engine".into()];
@@ -137,9 +152,12 @@ impl Slot {
                 ];
                 command.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
                 command.extend(args.iter().cloned());
-                (command, BTreeMap::new())
+                (command, seen)
             }
-            SlotKind::Command { command, env, .. } => (command.clone(), env.clone()),
+            SlotKind::Command { command, env, .. } => {
+                seen.extend(env.clone());
+                (command.clone(), seen)
+            }
             SlotKind::Attach { .. } => (Vec::new(), BTreeMap::new()),
         }
     }
@@ -157,6 +175,8 @@ impl Config {
             engine_program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("trackside")),
             cgroups: true,
             host_root: PathBuf::from("/"),
+            nvml: nvml::Settings::default(),
+            health: health::Settings::default(),
             slots: Vec::new(),
         }
     }
@@ -226,6 +246,8 @@ impl Config {
         if let Some(cgroups) = table.boolean("cgroups") {
             config.cgroups = cgroups;
         }
+        table.inside("nvml", |table| config.nvml = nvml_settings(table));
+        table.inside("health", |table| config.health = health_settings(table));
         let mut slots: Vec<Slot> = Vec::new();
         table.each("slots", SLOTS_MAX, |i, table| {
             let index = u16::try_from(i).unwrap_or(u16::MAX);
@@ -244,6 +266,58 @@ impl Config {
         table.finish();
         config
     }
+}
+
+fn nvml_settings(table: &mut Table<'_>) -> nvml::Settings {
+    let mut settings = nvml::Settings::default();
+    if let Some(path) = table.string("library") {
+        if !path.starts_with('/') {
+            table.mistake("library", format!("{path:?} is not an absolute path"));
+        }
+        settings.library = Some(path.into());
+    }
+    let names = [("hostname", nvml::Dcgm::Hostname), ("Hostname", nvml::Dcgm::CapitalHostname), ("off", nvml::Dcgm::Off)];
+    if let Some(dcgm) = table.one_of("dcgm", &names) {
+        settings.dcgm = dcgm;
+    }
+    settings.off = table.boolean("enabled") == Some(false);
+    table.finish();
+    settings
+}
+
+fn health_settings(table: &mut Table<'_>) -> health::Settings {
+    let mut settings = health::Settings::default();
+    if let Some(observe) = table.one_of("mode", &[("act", false), ("observe", true)]) {
+        settings.observe = observe;
+    }
+    let mut classes = BTreeMap::new();
+    for (code, class) in table.string_map("xid") {
+        match (code.parse::<u32>(), Class::from_name(&class)) {
+            (Ok(code), Some(class)) => _ = classes.insert(code, class),
+            (Err(_), _) => table.mistake("xid", format!("{code:?} is no number of an XID")),
+            (_, None) => {
+                let known = Class::ALL.map(Class::as_str).join(", ");
+                table.mistake(&format!("xid.{code}"), format!("{class:?} is none of {known}"));
+            }
+        }
+    }
+    settings.xid = Severities::new(classes);
+    for (rule, level) in table.string_map("levels") {
+        let known = health::rules::RULES.iter().any(|known| known.name == rule);
+        match Verdict::from_name(&level) {
+            Some(level) if known => _ = settings.levels.insert(rule, level),
+            Some(_) => {
+                let rules: Vec<&str> = health::rules::RULES.iter().map(|rule| rule.name).collect();
+                table.mistake(&format!("levels.{rule}"), format!("is no rule; known: {}", rules.join(", ")));
+            }
+            None => {
+                let known = Verdict::ALL.map(Verdict::as_str).join(", ");
+                table.mistake(&format!("levels.{rule}"), format!("{level:?} is none of {known}"));
+            }
+        }
+    }
+    table.finish();
+    settings
 }
 
 fn slot(index: u16, table: &mut Table<'_>) -> Option<Slot> {
@@ -270,6 +344,18 @@ fn slot(index: u16, table: &mut Table<'_>) -> Option<Slot> {
         slot.dp_rank = rank as u32;
     }
     slot.model_files = table.string("model_files").map(PathBuf::from);
+    if let Some(gpus) = table.strings("gpus") {
+        for (i, gpu) in gpus.iter().enumerate() {
+            let known = gpu.parse::<u32>().is_ok() || gpu.starts_with("GPU-");
+            if !known {
+                table.mistake(&format!("gpus[{i}]"), format!("{gpu:?} is neither a position like 0 nor a UUID like GPU-…"));
+            }
+        }
+        if gpus.len() > GPUS_MAX {
+            table.mistake("gpus", format!("lists {}, at most {GPUS_MAX}", gpus.len()));
+        }
+        slot.gpus = gpus;
+    }
     if let Some(seconds) = table.number("stuck_after_s", 1, 86_400) {
         slot.policy.stuck_after = Duration::from_secs(seconds);
     }

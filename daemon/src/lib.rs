@@ -10,8 +10,10 @@ pub mod attach;
 pub mod collect;
 pub mod config;
 mod edge;
+pub mod health;
 pub mod node;
 pub mod report;
 pub mod run;
+pub mod xid;
 
 pub use app::{Bound, Running, run};

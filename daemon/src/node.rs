@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use domain::gpu::GpuReport;
 use domain::node::{HostFacts, NodeIdentity};
 use domain::{EngineName, Fault, FaultKind};
 use tokio::sync::watch;
@@ -81,6 +82,8 @@ struct Board {
     engines: BTreeMap<EngineName, (u64, EngineStatus)>,
     host: HostFacts,
     host_revision: u64,
+    gpus: Vec<GpuReport>,
+    gpus_revision: u64,
     collected: BTreeMap<&'static str, (Instant, Outcome)>,
     probes: Vec<ProbeFact>,
 }
@@ -100,6 +103,7 @@ pub struct Snapshot {
     pub revision: Revision,
     pub engines: Vec<EngineStatus>,
     pub host: HostFacts,
+    pub gpus: Vec<GpuReport>,
     pub collected: BTreeMap<&'static str, (Instant, Outcome)>,
     pub probes: Vec<ProbeFact>,
 }
@@ -110,19 +114,28 @@ pub struct Delta {
     pub revision: Revision,
     pub engines: Vec<EngineStatus>,
     pub host: Option<HostFacts>,
+    /// All of them, where one changed.
+    pub gpus: Option<Vec<GpuReport>>,
 }
 
 impl Delta {
     pub fn is_empty(&self) -> bool {
-        self.engines.is_empty() && self.host.is_none()
+        self.engines.is_empty() && self.host.is_none() && self.gpus.is_none()
     }
 }
 
 impl Node {
     pub fn new(identity: NodeIdentity, engines: impl IntoIterator<Item = EngineStatus>) -> Self {
         let engines = engines.into_iter().map(|engine| (engine.name.clone(), (0, engine))).collect();
-        let board =
-            Board { engines, host: HostFacts::default(), host_revision: 0, collected: BTreeMap::new(), probes: Vec::new() };
+        let board = Board {
+            engines,
+            host: HostFacts::default(),
+            host_revision: 0,
+            gpus: Vec::new(),
+            gpus_revision: 0,
+            collected: BTreeMap::new(),
+            probes: Vec::new(),
+        };
         Self {
             identity,
             counters: Counters::default(),
@@ -180,6 +193,20 @@ impl Node {
         }
     }
 
+    /// Puts in the GPUs as judged. A growing age is no news of its own.
+    pub fn set_gpus(&self, gpus: Vec<GpuReport>) {
+        let mut board = self.board();
+        let same = |(before, now): (&GpuReport, &GpuReport)| GpuReport { age: before.age, ..now.clone() } == *before;
+        let news = board.gpus.len() != gpus.len() || !board.gpus.iter().zip(&gpus).all(same);
+        board.gpus = gpus;
+        if news {
+            self.changes.send_modify(|current| {
+                current.last += 1;
+                board.gpus_revision = current.last;
+            });
+        }
+    }
+
     pub fn engine(&self, name: &EngineName) -> Result<EngineStatus, Fault> {
         let board = self.board();
         board.engines.get(name).map(|(_, status)| status.clone()).ok_or_else(|| {
@@ -195,6 +222,7 @@ impl Node {
             revision: *self.changes.borrow(),
             engines: board.engines.values().map(|(_, status)| status.clone()).collect(),
             host: board.host,
+            gpus: board.gpus.clone(),
             collected: board.collected.clone(),
             probes: board.probes.clone(),
         }
@@ -208,6 +236,7 @@ impl Node {
             revision: *self.changes.borrow(),
             engines: changed.map(|(_, status)| status.clone()).collect(),
             host: (board.host_revision > since).then_some(board.host),
+            gpus: (board.gpus_revision > since).then(|| board.gpus.clone()),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod exit;
 pub mod life;
 pub mod log;
 pub mod machine;
+pub mod memory;
 pub mod policy;
 pub mod probe;
 pub mod process;
@@ -23,17 +24,19 @@ pub mod record;
 pub mod supervisor;
 pub mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::EngineName;
-use tokio::sync::mpsc;
+use domain::gpu::EngineHealth;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use self::cgroup::CgroupBase;
 use self::probe::ExitProbe;
 use self::record::{Record, Records};
+use crate::collect::nvml::Sensor;
 use crate::config::OnStop;
 use crate::node::{Counters, Node};
 
@@ -90,6 +93,11 @@ pub struct Shared {
     pub on_stop: OnStop,
     /// Program that runs `engine …`.
     pub engine_program: PathBuf,
+    /// What its GPUs mean for each engine.
+    pub devices: watch::Receiver<Arc<BTreeMap<EngineName, EngineHealth>>>,
+    pub sensor: Arc<Sensor>,
+    /// GPUs that more than one engine runs on: whose memory it is cannot be told.
+    pub shared_gpus: BTreeSet<String>,
 }
 
 impl Shared {

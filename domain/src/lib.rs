@@ -7,6 +7,7 @@
 pub mod block;
 pub mod engine;
 pub mod fault;
+pub mod gpu;
 pub mod id;
 pub mod load;
 pub mod node;

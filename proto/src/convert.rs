@@ -1,10 +1,12 @@
 //! Wire types to the nouns of `domain` and back. What cannot be meant is refused by name; what is too long is refused, not cut.
 
 use std::fmt;
+use std::time::Duration;
 
 use domain::{
-    AssetsDigest, DataAddress, EngineName, EngineState, InFlight, Incarnation, KvUse, Load, NodeId, ReplicaId, Role, engine, id,
-    load,
+    AssetsDigest, DataAddress, EngineName, EngineState, InFlight, Incarnation, KvUse, Load, NodeId, ReplicaId, Role, engine,
+    gpu::{self, EngineHealth, GpuFacts, GpuReport, Verdict},
+    id, load,
     node::{HostFacts, NodeIdentity},
 };
 
@@ -48,6 +50,8 @@ pub struct EngineReport {
     pub pid: u32,
     pub steps: u64,
     pub counts_in_flight: bool,
+    /// `None`: nothing is known of its GPUs.
+    pub health: Option<EngineHealth>,
 }
 
 fn name(field: &'static str, text: &str) -> Result<String, Invalid> {
@@ -135,6 +139,7 @@ impl TryFrom<v1::Engine> for EngineReport {
             pid: engine.pid,
             steps: engine.steps,
             counts_in_flight: engine.counts_in_flight,
+            health: engine.health.map(EngineHealth::try_from).transpose()?,
         })
     }
 }
@@ -158,6 +163,89 @@ impl From<&EngineReport> for v1::Engine {
             pid: report.pid,
             steps: report.steps,
             counts_in_flight: report.counts_in_flight,
+            health: report.health.as_ref().map(Into::into),
+        }
+    }
+}
+
+fn verdict(text: &str) -> Result<Verdict, Invalid> {
+    Verdict::from_name(text).ok_or_else(|| invalid("verdict", format!("{text:?} is no verdict")))
+}
+
+fn capacity(share: f64) -> Result<f64, Invalid> {
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(invalid("capacity", format!("{share} is not within 0 to 1"))) }
+}
+
+fn bounded(field: &'static str, text: String) -> Result<String, Invalid> {
+    if text.len() <= limit::GPU_TEXT_BYTES_MAX { Ok(text) } else { Err(invalid(field, format!("has {} bytes", text.len()))) }
+}
+
+impl TryFrom<v1::EngineHealth> for EngineHealth {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::EngineHealth) -> Result<Self, Invalid> {
+        let v1::EngineHealth { verdict: name, capacity: share, reason } = wire;
+        Ok(Self { verdict: verdict(&name)?, capacity: capacity(share)?, reason: bounded("health.reason", reason)? })
+    }
+}
+
+impl From<&EngineHealth> for v1::EngineHealth {
+    fn from(health: &EngineHealth) -> Self {
+        let EngineHealth { verdict, capacity, reason } = health;
+        Self { verdict: verdict.as_str().into(), capacity: *capacity, reason: reason.clone() }
+    }
+}
+
+impl TryFrom<v1::Gpu> for GpuReport {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Gpu) -> Result<Self, Invalid> {
+        if wire.reasons.len() > gpu::REASONS_MAX {
+            return Err(invalid("gpu.reasons", format!("{} reasons", wire.reasons.len())));
+        }
+        let reasons = wire.reasons.into_iter().map(|reason| bounded("gpu.reasons", reason));
+        Ok(Self {
+            uuid: name("gpu.uuid", &wire.uuid)?,
+            index: wire.index,
+            pci_bus_id: bounded("gpu.pci_bus_id", wire.pci_bus_id)?,
+            model: bounded("gpu.model", wire.model)?,
+            verdict: verdict(&wire.verdict)?,
+            reasons: reasons.collect::<Result<_, Invalid>>()?,
+            capacity: capacity(wire.capacity)?,
+            facts: GpuFacts {
+                busy: wire.busy,
+                sm_active: wire.sm_active,
+                dram_active: wire.dram_active,
+                memory_used_bytes: wire.memory_used_bytes,
+                memory_total_bytes: wire.memory_total_bytes,
+                power_w: wire.power_w,
+                temperature_c: wire.temperature_c,
+            },
+            age: Duration::from_millis(wire.age_ms),
+        })
+    }
+}
+
+impl From<&GpuReport> for v1::Gpu {
+    fn from(report: &GpuReport) -> Self {
+        let GpuReport { uuid, index, pci_bus_id, model, verdict, reasons, capacity, facts, age } = report;
+        let GpuFacts { busy, sm_active, dram_active, memory_used_bytes, memory_total_bytes, power_w, temperature_c } = *facts;
+        Self {
+            uuid: uuid.clone(),
+            index: *index,
+            pci_bus_id: pci_bus_id.clone(),
+            model: model.clone(),
+            verdict: verdict.as_str().into(),
+            reasons: reasons.clone(),
+            capacity: *capacity,
+            age_ms: age.as_millis().try_into().unwrap_or(u64::MAX),
+            busy,
+            sm_active,
+            dram_active,
+            memory_used_bytes,
+            memory_total_bytes,
+            power_w,
+            temperature_c,
         }
     }
 }
@@ -324,12 +412,34 @@ mod tests {
             pid: 42,
             steps: 99,
             counts_in_flight: true,
+            health: Some(EngineHealth { verdict: Verdict::Draining, capacity: 0.5, reason: "GPU 3: lost a link".into() }),
         }
     }
 
     #[test]
     fn an_engine_report_survives_the_wire() {
         assert_eq!(EngineReport::try_from(v1::Engine::from(&report())), Ok(report()));
+    }
+
+    #[test]
+    fn a_gpu_survives_the_wire() {
+        let facts = GpuFacts { busy: Some(0.5), memory_used_bytes: Some(1 << 40), ..GpuFacts::default() };
+        let report = GpuReport {
+            uuid: "GPU-1".into(),
+            index: 7,
+            pci_bus_id: "00000000:18:00.0".into(),
+            model: "NVIDIA H200".into(),
+            verdict: Verdict::Degraded,
+            reasons: vec!["slowed down".into()],
+            capacity: 0.25,
+            facts,
+            age: Duration::from_millis(1500),
+        };
+        assert_eq!(GpuReport::try_from(v1::Gpu::from(&report)), Ok(report.clone()));
+        let wire = v1::Gpu { capacity: f64::NAN, ..(&report).into() };
+        assert_eq!(GpuReport::try_from(wire).expect_err("refused").field, "capacity");
+        let wire = v1::Gpu { verdict: "fine".into(), ..(&report).into() };
+        assert_eq!(GpuReport::try_from(wire).expect_err("refused").field, "verdict");
     }
 
     #[test]

@@ -2,6 +2,10 @@
 
 /// Engines of one node in one message. Eight GPUs in eight slots fit eight times over.
 pub const ENGINES_MAX: usize = 64;
+/// GPUs of one node in one message.
+pub const GPUS_MAX: usize = domain::gpu::GPUS_MAX;
+/// Longest reason of a verdict, name or address of a GPU.
+pub const GPU_TEXT_BYTES_MAX: usize = 1024;
 /// Adapters of one engine in one message.
 pub const ADAPTERS_MAX: usize = 256;
 /// Tokenizer and chat template of one model; the largest known (Gemma 3) has 33 MB.

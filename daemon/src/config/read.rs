@@ -135,6 +135,14 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Reads a table below a key.
+    pub fn inside(&mut self, key: &str, read: impl FnOnce(&mut Table<'_>)) {
+        let Some(entries) = self.read(key, "keys with values", Value::as_object) else { return };
+        let separator = if self.path.is_empty() { "" } else { "." };
+        let path = format!("{}{separator}{key}", self.path);
+        read(&mut Table { path, entries: Some(entries), asked: Vec::new(), mistakes: &mut *self.mistakes });
+    }
+
     /// Notes every key that was never asked for, with the nearest one that was.
     pub fn finish(&mut self) {
         let unknown: Vec<&String> =

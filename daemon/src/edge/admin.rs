@@ -14,6 +14,7 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use domain::gpu::GpuReport;
 use domain::{EngineName, EngineState, Fault, FaultKind};
 use http::{StatusCode, header};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -22,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::Missing;
+use crate::collect::nvml::Stack;
+use crate::health::Monitor;
 use crate::node::metric::{Family, Kind, bounded};
 use crate::node::{Counters, EngineStatus, Node, Snapshot};
 use crate::report::blocks::Blocks;
@@ -34,6 +37,7 @@ pub struct Admin {
     pub node: Arc<Node>,
     pub blocks: Blocks,
     pub orders: Orders,
+    pub monitor: Arc<Monitor>,
 }
 
 /// Listens and serves until `shutdown`. The address is the one bound, with the port that port 0 became.
@@ -81,6 +85,7 @@ fn router(admin: Admin) -> Router {
         .route("/status", get(status))
         .route("/engines/{name}/drain", post(drain))
         .route("/engines/{name}/release", post(release))
+        .route("/gpus/{gpu}/release", post(release_gpu))
         .with_state(admin)
 }
 
@@ -104,7 +109,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn status(State(admin): State<Admin>) -> Json<StatusBody> {
     let snapshot = admin.node.snapshot();
-    Json(StatusBody::of(&admin.node, &snapshot, &admin.blocks, Instant::now()))
+    Json(StatusBody::of(&admin, &snapshot, Instant::now()))
 }
 
 #[derive(Deserialize)]
@@ -133,6 +138,20 @@ async fn release(State(admin): State<Admin>, Path(name): Path<String>) -> Respon
     order(&admin, &name, Order::Release)
 }
 
+/// The operator says that a GPU is repaired.
+async fn release_gpu(State(admin): State<Admin>, Path(gpu): Path<String>) -> Response {
+    match admin.monitor.release(&bounded(&gpu)) {
+        Some(true) => (StatusCode::ACCEPTED, "released\n").into_response(),
+        Some(false) => (StatusCode::OK, "nothing is held against it\n").into_response(),
+        None => {
+            let gpus = admin.node.snapshot().gpus;
+            let known: Vec<&str> = gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
+            let why = format!("there is no GPU {} here; name one of: {}\n", bounded(&gpu), known.join(", "));
+            (StatusCode::NOT_FOUND, why).into_response()
+        }
+    }
+}
+
 fn order(admin: &Admin, name: &str, order: Order) -> Response {
     let name = EngineName::new(bounded(name));
     match admin.orders.send(&name, order) {
@@ -154,9 +173,30 @@ struct StatusBody {
     agent_incarnation: String,
     boot_id: String,
     uptime_s: f64,
+    gpu_stack: StackBody,
+    kernel_log: String,
+    gpus: Vec<GpuBody>,
     engines: Vec<EngineBody>,
     probes: Vec<ProbeBody>,
     collectors: Vec<CollectorBody>,
+}
+
+#[derive(Serialize)]
+struct StackBody {
+    state: &'static str,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct GpuBody {
+    index: u32,
+    uuid: String,
+    pci_bus_id: String,
+    model: String,
+    verdict: &'static str,
+    reasons: Vec<String>,
+    capacity: f64,
+    age_s: f64,
 }
 
 #[derive(Serialize)]
@@ -179,6 +219,8 @@ struct EngineBody {
     blocks_indexed: usize,
     blocks_note: String,
     containment: String,
+    gpu_verdict: &'static str,
+    gpu_reason: String,
 }
 
 #[derive(Serialize)]
@@ -197,7 +239,8 @@ struct CollectorBody {
 }
 
 impl StatusBody {
-    fn of(node: &Node, snapshot: &Snapshot, blocks: &Blocks, now: Instant) -> Self {
+    fn of(admin: &Admin, snapshot: &Snapshot, now: Instant) -> Self {
+        let Admin { node, blocks, monitor, .. } = admin;
         let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
         let engine = |status: &EngineStatus| EngineBody {
             name: status.name.to_string(),
@@ -218,6 +261,8 @@ impl StatusBody {
             blocks_indexed: blocks.get(&status.name).map_or(0, |log| log.len()),
             blocks_note: status.blocks_note.clone(),
             containment: status.containment.clone(),
+            gpu_verdict: status.health.verdict.as_str(),
+            gpu_reason: status.health.reason.clone(),
         };
         let collector = |(name, (at, outcome)): (&&'static str, &(Instant, crate::collect::Outcome))| {
             let (state, reason) = match outcome {
@@ -233,6 +278,9 @@ impl StatusBody {
             agent_incarnation: node.identity.agent.to_string(),
             boot_id: node.identity.boot_id.clone(),
             uptime_s: age(node.started),
+            gpu_stack: stack_body(&monitor.sensor().stack()),
+            kernel_log: monitor.kernel_log().err().unwrap_or("read").to_owned(),
+            gpus: snapshot.gpus.iter().map(gpu_body).collect(),
             engines: snapshot.engines.iter().map(engine).collect(),
             probes: snapshot
                 .probes
@@ -248,6 +296,28 @@ impl StatusBody {
     }
 }
 
+fn stack_body(stack: &Stack) -> StackBody {
+    let reason = match stack {
+        Stack::Absent(why) | Stack::Failed(why) => why.clone(),
+        Stack::Unresponsive { missed } => format!("a call of NVML has not returned for {missed} polls"),
+        Stack::Unknown | Stack::Answers => String::new(),
+    };
+    StackBody { state: stack.as_str(), reason }
+}
+
+fn gpu_body(gpu: &GpuReport) -> GpuBody {
+    GpuBody {
+        index: gpu.index,
+        uuid: gpu.uuid.clone(),
+        pci_bus_id: gpu.pci_bus_id.clone(),
+        model: gpu.model.clone(),
+        verdict: gpu.verdict.as_str(),
+        reasons: gpu.reasons.clone(),
+        capacity: gpu.capacity,
+        age_s: gpu.age.as_secs_f64(),
+    }
+}
+
 /// All metrics of the agent, in the order of their names.
 fn families(admin: &Admin) -> Vec<MetricFamily> {
     let snapshot = admin.node.snapshot();
@@ -258,6 +328,7 @@ fn families(admin: &Admin) -> Vec<MetricFamily> {
         .flat_map(|found| found.iter().cloned())
         .collect();
     families.extend(own(admin, &snapshot));
+    families.extend(admin.monitor.families());
     families.retain(|family| !family.samples.is_empty());
     families.sort_by_key(|family| family.name);
     families.into_iter().map(encoded).collect()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use domain::gpu::EngineHealth;
 use domain::{AssetsDigest, DataAddress, EngineName, EngineState, Incarnation, Load, Role};
 
 use crate::run::exit::ExitClass;
@@ -35,6 +36,8 @@ pub struct EngineStatus {
     pub containment: String,
     /// What is odd about its block index; empty where it is exact.
     pub blocks_note: String,
+    /// What its GPUs mean for it; nothing while nothing is known of them.
+    pub health: EngineHealth,
     /// When it came into this state.
     pub since: Instant,
 }
@@ -61,6 +64,7 @@ impl EngineStatus {
             exits: BTreeMap::new(),
             containment: String::new(),
             blocks_note: String::new(),
+            health: EngineHealth::default(),
             since: Instant::now(),
         }
     }
@@ -89,6 +93,7 @@ impl PartialEq for EngineStatus {
             exits,
             containment,
             blocks_note,
+            health,
             since: _,
         } = self;
         *name == other.name
@@ -110,5 +115,6 @@ impl PartialEq for EngineStatus {
             && *exits == other.exits
             && *containment == other.containment
             && *blocks_note == other.blocks_note
+            && *health == other.health
     }
 }

@@ -46,6 +46,11 @@ impl Family {
     }
 
     pub fn push<const N: usize>(&mut self, labels: [(&'static str, &str); N], value: f64) {
+        self.push_all(labels, value);
+    }
+
+    /// As [`Family::push`], for labels that are put together.
+    pub fn push_all<'l>(&mut self, labels: impl IntoIterator<Item = (&'static str, &'l str)>, value: f64) {
         let labels = labels.into_iter().map(|(name, value)| (name, bounded(value).into_owned())).collect();
         self.samples.push(Sample { labels, value });
     }

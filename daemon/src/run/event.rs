@@ -1,5 +1,7 @@
 //! What can happen to an engine, and what can be done about it: the alphabet of its state machine.
 
+use domain::gpu::EngineHealth;
+
 use crate::run::exit::Exit;
 
 /// What happened.
@@ -41,6 +43,8 @@ pub enum Event {
         survivors: Vec<u32>,
     },
     Drain(bool),
+    /// What its GPUs mean for it has changed.
+    Device(EngineHealth),
     /// End it and do not start it again.
     Stop,
     /// The operator says that the cause is repaired; or asks for a stopped engine again.

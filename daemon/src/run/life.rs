@@ -62,6 +62,7 @@ impl Life {
             cgroup: cgroup.as_ref().ok().map(|cgroup| cgroup.path().to_owned()),
             drain,
             restarts,
+            given_up: None,
             address: None,
         };
         shared.save(&engine, &record).await;

@@ -19,12 +19,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use domain::EngineState;
+use domain::gpu::EngineHealth;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 pub use crate::run::event::{Action, Event};
 use crate::run::exit::{Exit, ExitClass};
 pub use crate::run::policy::Policy;
+use crate::run::policy::{Restart, restart};
 
 /// Share by which a delay is longer or shorter than its nominal value, so that engines that died together do not start together.
 const JITTER: f64 = 0.2;
@@ -62,6 +64,8 @@ enum Phase {
         until: Duration,
     },
     Quarantined,
+    /// Waits until its GPUs are well.
+    Withheld,
     /// Somebody else's engine that holds requests and does nothing; it comes back by making a step.
     Lost,
     Stopped,
@@ -87,6 +91,9 @@ pub struct Machine {
     progress_at: Duration,
     called_at: Duration,
     last_class: Option<ExitClass>,
+    /// How the last life ended.
+    ended: ExitClass,
+    gpu: EngineHealth,
     random: SmallRng,
 }
 
@@ -109,6 +116,8 @@ impl Machine {
             progress_at: Duration::ZERO,
             called_at: Duration::ZERO,
             last_class: None,
+            ended: ExitClass::Unknown,
+            gpu: EngineHealth::default(),
             random: SmallRng::seed_from_u64(seed),
         }
     }
@@ -124,7 +133,7 @@ impl Machine {
             Phase::Clearing { crash: true } => EngineState::Crashed,
             Phase::Clearing { crash: false } => EngineState::Draining,
             Phase::Backoff { .. } => EngineState::Backoff,
-            Phase::Quarantined => EngineState::Quarantined,
+            Phase::Quarantined | Phase::Withheld => EngineState::Quarantined,
             Phase::Lost => EngineState::Crashed,
             Phase::Stopped => EngineState::Stopped,
         }
@@ -154,10 +163,15 @@ impl Machine {
         self.phase == Phase::Stopped
     }
 
+    /// Why a person has to look before it starts again; `None` while it lives, or comes back by itself.
+    pub fn given_up(&self) -> Option<&str> {
+        (self.phase == Phase::Quarantined).then_some(self.reason.as_str())
+    }
+
     /// When [`Event::Tick`] is due at the latest; `None` while only an event can change anything.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         match self.phase {
-            Phase::Absent | Phase::Stopped | Phase::Quarantined | Phase::Lost | Phase::Clearing { .. } => None,
+            Phase::Absent | Phase::Stopped | Phase::Quarantined | Phase::Withheld | Phase::Lost | Phase::Clearing { .. } => None,
             Phase::Starting { .. } | Phase::Warming { .. } | Phase::Serving { .. } => Some(now + TICK),
             Phase::Leaving { from } if now < from + NOTICE => Some(from + NOTICE),
             Phase::Leaving { .. } => Some(now + TICK),
@@ -187,7 +201,7 @@ impl Machine {
                 Vec::new()
             }
             Event::SpawnFailed { why } => {
-                self.last_class = Some(ExitClass::Spawn);
+                (self.last_class, self.ended) = (Some(ExitClass::Spawn), ExitClass::Spawn);
                 self.reason = why;
                 self.phase = Phase::Clearing { crash: true };
                 vec![Action::Clear]
@@ -227,9 +241,25 @@ impl Machine {
                 self.drain = on;
                 Vec::new()
             }
+            Event::Device(gpu) => {
+                self.gpu = gpu;
+                match (&self.phase, restart(self.ended, &self.gpu)) {
+                    (Phase::Withheld, Restart::Backoff) => {
+                        self.restarts = self.restarts.saturating_add(1);
+                        let last = std::mem::take(&mut self.reason);
+                        let actions = self.start(now);
+                        self.reason = format!("started after a recovery of: {last}");
+                        actions
+                    }
+                    (Phase::Withheld | Phase::Backoff { .. }, Restart::Withhold { why }) => self.withhold(why),
+                    _ => Vec::new(),
+                }
+            }
             Event::Stop => self.stop(now),
             Event::Release => match self.phase {
-                Phase::Quarantined | Phase::Stopped | Phase::Backoff { .. } => {
+                Phase::Quarantined | Phase::Withheld | Phase::Stopped | Phase::Backoff { .. } => {
+                    // The operator knows better than the last verdict.
+                    self.gpu = EngineHealth::default();
                     self.crashes.clear();
                     self.attempt = 0;
                     self.restarts = self.restarts.saturating_add(1);
@@ -241,7 +271,16 @@ impl Machine {
         }
     }
 
+    fn withhold(&mut self, why: String) -> Vec<Action> {
+        self.reason = why;
+        self.phase = Phase::Withheld;
+        Vec::new()
+    }
+
     fn start(&mut self, now: Duration) -> Vec<Action> {
+        if let Restart::Withhold { why } = restart(self.ended, &self.gpu) {
+            return self.withhold(why);
+        }
         self.phase = Phase::Starting { since: now };
         self.reason.clear();
         self.seen(now);
@@ -256,7 +295,7 @@ impl Machine {
     fn crashing(&self) -> Option<bool> {
         match self.phase {
             Phase::Clearing { crash } => Some(crash),
-            Phase::Backoff { .. } | Phase::Quarantined => Some(true),
+            Phase::Backoff { .. } | Phase::Quarantined | Phase::Withheld => Some(true),
             Phase::Terminating { .. } | Phase::Stopped => Some(false),
             _ => None,
         }
@@ -312,7 +351,7 @@ impl Machine {
                 vec![Action::Clear]
             }
             Phase::Starting { .. } | Phase::Warming { .. } | Phase::Serving { .. } => {
-                self.last_class = Some(exit.class());
+                (self.last_class, self.ended) = (Some(exit.class()), exit.class());
                 self.reason = exit.to_string();
                 self.phase = Phase::Clearing { crash: true };
                 vec![Action::Clear]
@@ -324,7 +363,7 @@ impl Machine {
 
     fn crash(&mut self, class: ExitClass, reason: String) -> Vec<Action> {
         self.reason = reason;
-        self.last_class = Some(class);
+        (self.last_class, self.ended) = (Some(class), class);
         if !self.owned {
             self.phase = Phase::Lost;
             return Vec::new();
@@ -345,6 +384,11 @@ impl Machine {
         if !crash {
             self.phase = Phase::Stopped;
             return Vec::new();
+        }
+        if let Restart::Withhold { why } = restart(self.ended, &self.gpu) {
+            // Not its fault, and not counted against it.
+            let why = format!("{}; {why}", self.reason);
+            return self.withhold(why);
         }
         self.crashes.push_back(now);
         while self.crashes.front().is_some_and(|&at| now.saturating_sub(at) > self.policy.crash_window) {
@@ -379,7 +423,7 @@ impl Machine {
                 self.phase = Phase::Clearing { crash: false };
                 Vec::new()
             }
-            Phase::Absent | Phase::Backoff { .. } | Phase::Quarantined | Phase::Lost => {
+            Phase::Absent | Phase::Backoff { .. } | Phase::Quarantined | Phase::Withheld | Phase::Lost => {
                 self.phase = Phase::Stopped;
                 Vec::new()
             }
@@ -434,7 +478,9 @@ impl Machine {
                 let last = std::mem::take(&mut self.reason);
                 self.restarts = self.restarts.saturating_add(1);
                 let actions = self.start(now);
-                self.reason = format!("restarted after: {last}");
+                if self.phase != Phase::Withheld {
+                    self.reason = format!("restarted after: {last}");
+                }
                 actions
             }
             _ => Vec::new(),

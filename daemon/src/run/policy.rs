@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use domain::gpu::EngineHealth;
+
+use crate::run::exit::ExitClass;
+
 /// How patient the supervisor is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -39,5 +43,25 @@ impl Default for Policy {
             crashes_max: 5,
             crash_window: Duration::from_secs(600),
         }
+    }
+}
+
+/// What follows the end of a life that nobody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Again after a delay that doubles; too often within the window is given up.
+    Backoff,
+    /// Not before its GPUs are well.
+    Withhold { why: String },
+}
+
+/// Decides by how it ended and by what is known of its GPUs. An application's XID (13, 31, 43, 94 …) leaves the GPU's verdict alone, so its
+/// engine starts again at once; one that asks for a reset or a reboot withholds it, whatever the exit code says.
+pub fn restart(exit: ExitClass, gpu: &EngineHealth) -> Restart {
+    match exit {
+        // The program itself cannot be run: no GPU had a part in that.
+        ExitClass::Spawn => Restart::Backoff,
+        _ if gpu.verdict.takes_work() => Restart::Backoff,
+        _ => Restart::Withhold { why: gpu.reason.clone() },
     }
 }

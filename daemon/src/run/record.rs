@@ -30,6 +30,9 @@ pub struct Record {
     pub drain: bool,
     #[serde(default)]
     pub restarts: u32,
+    /// Why it was given up: a person has to look before it starts again.
+    #[serde(default)]
+    pub given_up: Option<String>,
     /// Data address as bound; absent until it is known.
     #[serde(default)]
     pub address: Option<std::net::SocketAddr>,
@@ -137,6 +140,7 @@ mod tests {
             cgroup: None,
             drain: true,
             restarts: 2,
+            given_up: None,
             address: None,
         }
     }

@@ -1,11 +1,13 @@
 //! Does what the state machine of one engine decides, and tells it what happens.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::gpu::EngineHealth;
 use domain::{DataAddress, EngineName, EngineState};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +19,7 @@ use crate::run::exit::{Exit, ExitClass};
 use crate::run::life::{Adopted, Life};
 use crate::run::log::{LOG_BYTES_MAX, Log};
 use crate::run::machine::{Action, Event, Machine};
+use crate::run::memory::Before;
 use crate::run::record::Record;
 use crate::run::{Order, Shared};
 
@@ -40,7 +43,10 @@ pub struct Supervisor {
     blocks: Arc<BlockLog>,
     log: Option<Log>,
     life: Option<Life>,
-    clearing: Option<JoinHandle<Vec<u32>>>,
+    clearing: Option<JoinHandle<Cleared>>,
+    devices: watch::Receiver<Arc<BTreeMap<EngineName, EngineHealth>>>,
+    /// Memory of its GPUs before it started, where it has them for itself.
+    memory: Option<Before>,
     seen: (mpsc::Sender<Seen>, mpsc::Receiver<Seen>),
     cared_at: Instant,
     restarts_before: u32,
@@ -48,12 +54,21 @@ pub struct Supervisor {
     loading: Option<(u64, u64)>,
 }
 
+/// What is left of a life.
+struct Cleared {
+    /// Processes that could not be ended.
+    survivors: Vec<u32>,
+    /// Why its GPUs cannot take another engine.
+    held: Option<String>,
+}
+
 /// What the loop woke up for.
 enum Woken {
     Order(Option<Order>),
     Seen(Seen),
     Exited(Exit),
-    Cleared(Vec<u32>),
+    Cleared(Cleared),
+    Device,
     Tick,
     Shutdown,
 }
@@ -63,6 +78,8 @@ impl Supervisor {
         let owned = !matches!(slot.kind, SlotKind::Attach { .. });
         Self {
             machine: Machine::new(slot.policy.clone(), owned, rand::random()),
+            devices: shared.devices.clone(),
+            memory: None,
             shared,
             slot,
             clock: Instant::now(),
@@ -123,14 +140,26 @@ impl Supervisor {
                     tracing::info!(engine = %self.slot.name, %exit, "engine ended");
                     self.machine.on(now, Event::Exited(exit))
                 }
-                Woken::Cleared(survivors) => {
+                Woken::Cleared(Cleared { survivors, held }) => {
                     self.life = None;
                     self.blocks.clear();
                     // A record may go only when nothing of the life is left.
                     if survivors.is_empty() {
                         self.shared.records.remove(self.name().as_str());
                     }
-                    self.machine.on(now, Event::Cleared { survivors })
+                    let nothing_left = survivors.is_empty();
+                    let mut actions = self.machine.on(now, Event::Cleared { survivors });
+                    if let (EngineState::Backoff, Some(why)) = (self.machine.state(), held) {
+                        actions.extend(self.machine.on(now, Event::Forbidden { why }));
+                    }
+                    if nothing_left {
+                        self.write_given_up().await;
+                    }
+                    actions
+                }
+                Woken::Device => {
+                    let gpu = self.device();
+                    self.machine.on(now, Event::Device(gpu))
                 }
                 Woken::Tick => self.machine.on(now, Event::Tick),
             };
@@ -160,7 +189,7 @@ impl Supervisor {
         let cleared = async {
             match clearing {
                 // Whoever failed to look may not say that nobody is there.
-                Some(task) => task.await.unwrap_or_else(|_| main.into_iter().collect()),
+                Some(task) => task.await.unwrap_or_else(|_| Cleared { survivors: main.into_iter().collect(), held: None }),
                 None => std::future::pending().await,
             }
         };
@@ -168,7 +197,8 @@ impl Supervisor {
             // An end is heard of before anything said by the living.
             biased;
             exit = ended => Woken::Exited(exit),
-            survivors = cleared => Woken::Cleared(survivors),
+            left = cleared => Woken::Cleared(left),
+            Ok(()) = self.devices.changed() => Woken::Device,
             () = shutdown.cancelled(), if !leaving => Woken::Shutdown,
             order = self.orders.recv() => Woken::Order(order),
             seen = self.seen.1.recv() => match seen {
@@ -203,8 +233,15 @@ impl Supervisor {
                 return;
             }
         };
+        let gpu = self.device();
+        let _none = self.machine.on(self.now(), Event::Device(gpu));
         if let Some(record) = record.filter(|record| record.boot_id == self.shared.boot_id) {
             self.restarts_before = record.restarts;
+            if let Some(why) = record.given_up {
+                let why = format!("given up before the agent was restarted: {why}");
+                let _none = self.machine.on(self.now(), Event::Forbidden { why });
+                return;
+            }
             if record.drain {
                 let _none = self.machine.on(self.now(), Event::Drain(true));
             }
@@ -242,6 +279,28 @@ impl Supervisor {
         }
     }
 
+    /// What its GPUs mean for it.
+    fn device(&mut self) -> EngineHealth {
+        self.devices.borrow_and_update().get(&self.slot.name).cloned().unwrap_or_default()
+    }
+
+    /// Writes down that the engine was given up, so that a new agent does not begin the same again.
+    async fn write_given_up(&self) {
+        let Some(why) = self.machine.given_up() else { return };
+        let record = Record {
+            life: String::new(),
+            boot_id: self.shared.boot_id.clone(),
+            pid: None,
+            start_ticks: None,
+            cgroup: None,
+            drain: self.machine.drains(),
+            restarts: self.restarts(),
+            given_up: Some(why.to_owned()),
+            address: None,
+        };
+        self.shared.save(self.name().as_str(), &record).await;
+    }
+
     async fn act(&mut self, actions: Vec<Action>) {
         // Doing one thing may decide the next: a start that fails asks for clearing.
         let mut open: std::collections::VecDeque<Action> = actions.into();
@@ -261,7 +320,18 @@ impl Supervisor {
                 }
                 Action::Clear => {
                     let clear = self.life.as_ref().map(Life::clear);
-                    self.clearing = Some(spawn_blocking(move || clear.map(|clear| clear()).unwrap_or_default()));
+                    let (memory, sensor) = (self.memory.take(), self.shared.sensor.clone());
+                    let main: Vec<u32> = self.life.as_ref().map(Life::pid).into_iter().collect();
+                    let crash = self.machine.state() == EngineState::Crashed;
+                    self.clearing = Some(tokio::spawn(async move {
+                        let cleared = spawn_blocking(move || clear.map(|clear| clear()).unwrap_or_default()).await;
+                        let survivors = cleared.unwrap_or(main);
+                        let held = match memory {
+                            Some(memory) if crash && survivors.is_empty() => memory.returned(sensor).await.err(),
+                            _ => None,
+                        };
+                        Cleared { survivors, held }
+                    }));
                 }
             }
         }
@@ -271,6 +341,9 @@ impl Supervisor {
     }
 
     async fn spawn(&mut self) -> Result<(), String> {
+        let gpus = &self.slot.gpus;
+        let alone = !gpus.iter().any(|gpu| self.shared.shared_gpus.contains(gpu));
+        self.memory = alone.then(|| Before::note(&self.shared.sensor.snapshot(), gpus));
         let life = Life::start(&self.shared, &self.slot, self.log.as_ref(), self.machine.drains(), self.restarts()).await?;
         let (containment, incarnation) = (life.containment().to_owned(), life.incarnation());
         tracing::info!(engine = %self.name(), pid = life.pid(), containment, "engine started");

@@ -35,6 +35,7 @@ pub async fn stream(control: Control, mut client: NodeReportClient<Channel>, shu
         removed: Vec::new(),
         host: Some(snapshot.host.into()),
         complete: true,
+        gpus: snapshot.gpus.iter().map(Into::into).collect(),
     };
     send(&outbox, Kind::Changed(complete)).await?;
     let mut pace = Pace::new(Revision { urgent: 0, ..whole.revision }, clock.elapsed());
@@ -126,6 +127,7 @@ fn changed(delta: Delta) -> v1::Changed {
         removed: Vec::new(),
         host: delta.host.map(Into::into),
         complete: false,
+        gpus: delta.gpus.iter().flatten().map(Into::into).collect(),
     }
 }
 
@@ -147,6 +149,7 @@ fn wire(status: &EngineStatus) -> v1::Engine {
         pid: status.pid,
         steps: status.steps,
         counts_in_flight: status.counts_in_flight,
+        health: Some(status.health.clone()),
     };
     (&report).into()
 }
