@@ -167,6 +167,8 @@ fn candidate(engine: &Arc<Engine>, prefix: Prefix) -> Candidate<'_> {
         state: pulse.state,
         evidence: pulse.evidence,
         probe: pulse.probe,
+        verdict: pulse.verdict,
+        capacity: pulse.capacity,
         context_length: engine.facts.context_length,
         in_flight: engine.in_flight(&pulse),
         kv_use: pulse.kv.fraction(),

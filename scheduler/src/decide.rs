@@ -1,5 +1,6 @@
 //! The decision: which engines a request may go to, best first. No clock, no lock, no I/O.
 
+use domain::gpu::Verdict;
 use domain::{Ask, DataAddress, EngineId, EngineState, InFlight, ModelId, Role};
 
 use crate::filter::{self, Refusal};
@@ -18,6 +19,10 @@ pub struct Candidate<'f> {
     pub state: EngineState,
     pub evidence: Evidence,
     pub probe: Probe,
+    /// The worst over its GPUs.
+    pub verdict: Verdict,
+    /// Share of its usual throughput that it still has, 0.0 ..= 1.0.
+    pub capacity: f64,
     /// Zero where unknown.
     pub context_length: u32,
     pub in_flight: InFlight,

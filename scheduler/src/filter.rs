@@ -2,10 +2,12 @@
 
 pub mod alive;
 pub mod context;
+pub mod health;
 pub mod room;
 pub mod serves;
 pub mod state;
 
+use domain::gpu::Verdict;
 use domain::{Ask, EngineState, Role};
 
 use crate::decide::Candidate;
@@ -32,6 +34,8 @@ pub enum Refusal {
     OtherRole(Role),
     #[error("it is {0}")]
     State(EngineState),
+    #[error("its GPU is {0}")]
+    Gpu(Verdict),
     #[error("its address does not answer")]
     Silent,
     #[error("its context holds {context_length} tokens")]
@@ -59,9 +63,10 @@ fn role_name(role: Role) -> &'static str {
 pub type Filter = fn(&Ask, &Candidate<'_>, &Limits) -> Result<(), Refusal>;
 
 /// All filters with their names, in the order in which they are asked.
-pub const FILTERS: [(&str, Filter); 5] = [
+pub const FILTERS: [(&str, Filter); 6] = [
     ("serves", serves::check),
     ("state", state::check),
+    ("health", health::check),
     ("alive", alive::check),
     ("context", context::check),
     ("room", room::check),

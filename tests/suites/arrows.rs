@@ -18,13 +18,15 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("engine-serve", "engine/serve", &["domain", "proto", "engine", "engine-assets", "engine-text", "engine-cpu", "engine-cuda"]),
     ("ebpf-abi", "ebpf/abi", &[]),
     ("ebpf", "ebpf", &["domain", "ebpf-abi"]),
-    ("daemon", "daemon", &["domain", "proto", "ebpf", "engine-assets"]),
+    ("nvml", "daemon/nvml", &[]),
+    ("nvml-fake", "daemon/nvml/fake", &[]),
+    ("daemon", "daemon", &["domain", "proto", "ebpf", "nvml", "engine-assets"]),
     ("scheduler", "scheduler", &["domain", "proto", "engine-assets", "engine-text"]),
     ("trackside", "cli", &["domain", "engine-assets", "engine-cuda", "engine-serve", "ebpf", "daemon", "scheduler"]),
 ];
 
 /// Crates whose job is unsafe; every other crate root forbids it.
-const UNSAFE: &[&str] = &["engine-cpu", "engine-cuda", "ebpf"];
+const UNSAFE: &[&str] = &["engine-cpu", "engine-cuda", "ebpf", "nvml", "nvml-fake"];
 
 /// Crates that speak a protocol in their `edge` modules only.
 const EDGED: &[&str] = &["daemon", "engine-serve", "scheduler"];

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use domain::gpu::{EngineHealth, Verdict};
 use domain::{AssetsDigest, DataAddress, EngineId, EngineState, InFlight, Incarnation, KvUse, Load, ReplicaId, Role};
 
 use super::log::Log;
@@ -35,6 +36,8 @@ pub struct Report {
     pub load: Load,
     pub restarts: u32,
     pub steps: u64,
+    /// What its GPUs mean for it.
+    pub health: EngineHealth,
 }
 
 /// How far what is known of an engine can be trusted.
@@ -60,6 +63,8 @@ pub struct Pulse {
     pub state: EngineState,
     pub evidence: Evidence,
     pub probe: Probe,
+    pub verdict: Verdict,
+    pub capacity: f64,
     pub waiting: u32,
     pub running: u32,
     /// Open requests that other replicas, earlier lives of this one and direct clients have on it.
@@ -88,6 +93,8 @@ impl Pulse {
             state: report.state,
             evidence,
             probe,
+            verdict: report.health.verdict,
+            capacity: report.health.capacity,
             waiting,
             running,
             elsewhere,
@@ -127,7 +134,7 @@ impl Engine {
             id,
             log,
             pulse: Mutex::new(Pulse::of(&report, replica, Evidence::Fresh, Probe::Unasked)),
-            reason: Mutex::new(report.reason),
+            reason: Mutex::new(told(&report)),
             facts: report.facts,
             open: Arc::default(),
             picks: Arc::default(),
@@ -170,7 +177,7 @@ impl Engine {
         let mut pulse = self.lock();
         *pulse = Pulse::of(&report, replica, Evidence::Fresh, weighed(pulse.probe, Evidence::Fresh));
         drop(pulse);
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = report.reason;
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = told(&report);
     }
 
     pub fn set_evidence(&self, evidence: Evidence) {
@@ -216,6 +223,11 @@ impl Engine {
         }
         open
     }
+}
+
+/// Why it is in its state, or else why its GPUs are not well.
+fn told(report: &Report) -> Arc<str> {
+    if report.reason.is_empty() { report.health.reason.as_str().into() } else { report.reason.clone() }
 }
 
 /// Fresh evidence outweighs an answered probe; only a failed one adds to it.

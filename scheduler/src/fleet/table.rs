@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::gpu::GpuReport;
 use domain::node::{HostFacts, NodeIdentity};
 use domain::{EngineId, EngineName, EngineState, Incarnation, NodeId, ReplicaId};
 
@@ -32,6 +33,8 @@ pub struct Changes {
     pub engines: Vec<(EngineName, Report)>,
     pub removed: Vec<EngineName>,
     pub host: Option<HostFacts>,
+    /// All GPUs of the node, where one changed.
+    pub gpus: Option<Vec<GpuReport>>,
     /// Engines of the node that are not named are gone.
     pub complete: bool,
 }
@@ -56,6 +59,9 @@ pub struct Node {
     pub complete: bool,
     pub leaving: bool,
     pub host: HostFacts,
+    pub gpus: Vec<GpuReport>,
+    /// When they were reported; their own age is to be added.
+    pub gpus_at: Instant,
     pub heard: Instant,
     pub engines: BTreeMap<EngineName, Arc<Engine>>,
     listed: Instant,
@@ -104,6 +110,8 @@ impl Table {
             complete: false,
             leaving: false,
             host: HostFacts::default(),
+            gpus: Vec::new(),
+            gpus_at: now,
             heard: now,
             engines: BTreeMap::new(),
             listed: now,
@@ -121,7 +129,7 @@ impl Table {
     /// Takes in what a stream reported. Returns whether the roster changed.
     pub fn report(&mut self, id: &NodeId, session: Session, changes: Changes, now: Instant) -> Result<bool, Refused> {
         let node = current(&mut self.nodes, id, session)?;
-        let Changes { engines, removed, host, complete } = changes;
+        let Changes { engines, removed, host, gpus, complete } = changes;
         let unlisted = node.engines.keys().filter(|name| !complete && engines.iter().all(|(listed, _)| listed != *name));
         if unlisted.count() + engines.len() > ENGINES_PER_NODE_MAX {
             return Err(Refused::TooManyEngines(id.clone()));
@@ -129,6 +137,9 @@ impl Table {
         node.heard = now;
         if let Some(host) = host {
             node.host = host;
+        }
+        if let Some(gpus) = gpus {
+            (node.gpus, node.gpus_at) = (gpus, now);
         }
         let mut gone = removed;
         if complete {

@@ -29,6 +29,8 @@ fn idle(id: &EngineId) -> Candidate<'_> {
         state: EngineState::Ready,
         evidence: Evidence::Fresh,
         probe: Probe::Unasked,
+        verdict: domain::gpu::Verdict::Ok,
+        capacity: 1.0,
         context_length: 1000,
         in_flight: InFlight::default(),
         kv_use: 0.0,
@@ -188,4 +190,24 @@ proptest! {
         let best = choice.standings.iter().flatten().map(|rating| rating.total).fold(f64::MIN, f64::max);
         prop_assert_eq!(totals[0], best);
     }
+}
+
+#[test]
+fn a_sick_gpu_gets_no_pick_and_a_slow_one_gets_its_share() {
+    use domain::gpu::Verdict;
+    let (a, b) = (id("a"), id("b"));
+    let (a, b) = (idle(&a), idle(&b));
+    for verdict in [Verdict::Draining, Verdict::Quarantined] {
+        let sick = Candidate { verdict, ..caches(10, a) };
+        assert_eq!(preferred(sick, has(100, b)), Some(1), "{verdict}: neither its cache nor the other's queue brings it back");
+        // Silence of its node repairs nothing.
+        let silent = Candidate { evidence: Evidence::Unknown, probe: Probe::Answered, ..sick };
+        assert_eq!(preferred(silent, b), Some(1));
+        let choice = decide(&ask(160), &[sick], &Policy::default(), 0);
+        assert_eq!(choice.standings[0], Err(Refusal::Gpu(verdict)));
+    }
+    let half = |candidate| Candidate { verdict: Verdict::Degraded, capacity: 0.5, ..candidate };
+    assert_eq!(preferred(half(a), b), Some(1), "of two idle ones the well one");
+    assert_eq!(preferred(half(has(2, a)), has(3, b)), Some(1), "2 requests at half the pace last longer than 3");
+    assert_eq!(preferred(half(has(1, a)), has(7, b)), Some(0), "and 1 does not last longer than 7");
 }

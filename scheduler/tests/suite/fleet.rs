@@ -77,8 +77,15 @@ fn report(replicas: &[Replica], now: Instant) {
         counts_in_flight: true,
     };
     let engine = |at: usize| {
-        let report =
-            Report { facts: facts(at), state: EngineState::Ready, reason: "".into(), load: count(at), restarts: 0, steps: 0 };
+        let report = Report {
+            facts: facts(at),
+            state: EngineState::Ready,
+            reason: "".into(),
+            load: count(at),
+            restarts: 0,
+            steps: 0,
+            health: Default::default(),
+        };
         (EngineName::new(at.to_string()), report)
     };
     for replica in replicas {

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use domain::gpu::GpuReport;
 use domain::id::NAME_BYTES_MAX;
 use domain::node::NodeIdentity;
 use domain::{AssetsDigest, EngineName, NodeId};
 use proto::convert::EngineReport;
-use proto::limit::ENGINES_MAX;
+use proto::limit::{ENGINES_MAX, GPUS_MAX};
 use proto::v1::{self, state_command, state_update};
 use tonic::{Status, Streaming};
 
@@ -158,7 +159,7 @@ impl StateStream {
     }
 
     fn changes(&mut self, changed: v1::Changed) -> Changes {
-        let v1::Changed { engines, removed, host, complete } = changed;
+        let v1::Changed { engines, removed, host, complete, gpus } = changed;
         let mut changes = Changes { host: host.map(Into::into), complete, ..Changes::default() };
         for wire in engines.into_iter().take(ENGINES_MAX + 1) {
             let name = wire.name.clone();
@@ -173,6 +174,13 @@ impl StateStream {
                     changes.engines.push(taken_apart(report));
                 }
                 Err(invalid) => self.leave_out(&name, invalid),
+            }
+        }
+        if !gpus.is_empty() {
+            let taken = gpus.into_iter().take(GPUS_MAX).map(GpuReport::try_from);
+            match taken.collect() {
+                Ok(gpus) => changes.gpus = Some(gpus),
+                Err(invalid) => self.leave_out("", invalid),
             }
         }
         changes.removed = removed.iter().take(ENGINES_MAX).map(EngineName::new).collect();
@@ -237,6 +245,7 @@ fn taken_apart(report: EngineReport) -> (EngineName, Report) {
         pid,
         steps,
         counts_in_flight,
+        health,
     } = report;
     let facts = Facts {
         incarnation,
@@ -251,5 +260,5 @@ fn taken_apart(report: EngineReport) -> (EngineName, Report) {
         counts_in_flight,
     };
     let reason = reason.chars().take(REASON_CHARS_MAX).collect::<String>().into();
-    (name, Report { facts, state, reason, load, restarts, steps })
+    (name, Report { facts, state, reason, load, restarts, steps, health: health.unwrap_or_default() })
 }
