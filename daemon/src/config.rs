@@ -276,7 +276,7 @@ fn nvml_settings(table: &mut Table<'_>) -> nvml::Settings {
         }
         settings.library = Some(path.into());
     }
-    let names = [("hostname", nvml::Dcgm::Hostname), ("Hostname", nvml::Dcgm::CapitalHostname), ("off", nvml::Dcgm::Off)];
+    let names = [("hostname", nvml::Dcgm::Hostname), ("Hostname", nvml::Dcgm::CapitalHostname), ("none", nvml::Dcgm::Off)];
     if let Some(dcgm) = table.one_of("dcgm", &names) {
         settings.dcgm = dcgm;
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one fuzzer: tests/fuzz/run.sh gguf|safetensors|config|text_assets|chat_template|reply|request [SECONDS]
+# Runs one fuzzer: tests/fuzz/run.sh gguf|safetensors|config|text_assets|chat_template|reply|request|kmsg [SECONDS]
 #
 # Needs a nightly Rust (or RUSTC_BOOTSTRAP=1) and a C++ compiler; not cargo-fuzz. New inputs and finds go to target/, not to corpus/.
 set -euo pipefail

@@ -108,8 +108,8 @@ impl Memory {
                     held.last_true < now && now - held.last_true >= hold
                 }
                 Clear::Repair => {
-                    let taken_back =
-                        view.incident.is_some_and(|incident| incident.recovery == Some(0) && incident.last >= held.raised);
+                    // Nothing is raised while it stands so, hence it came since.
+                    let taken_back = view.incident.is_some_and(|incident| incident.recovery == Some(0));
                     let reset = view.gpu.resets > held.resets && !view.gpu.lost;
                     taken_back
                         || reset

@@ -26,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Least time between two urgent reports: a flood of faults must not become a flood of messages.
 const URGENT_GAP: Duration = Duration::from_millis(100);
 
+/// Lines stamped this long before the agent began are from before it.
+const BACKLOG: Duration = Duration::from_secs(5);
+
 /// What the operator sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -52,6 +55,12 @@ impl BootClock {
 
     pub fn now(&self) -> Duration {
         self.at + self.from.elapsed()
+    }
+
+    /// When a line was heard of. The kernel stamps its log by a clock that nobody corrects, which runs away from this one by seconds in a
+    /// month: its stamp is taken for what is older than the agent alone.
+    fn heard(&self, stamped: Duration) -> Duration {
+        if stamped + BACKLOG < self.at { stamped } else { self.now() }
     }
 }
 
@@ -80,7 +89,7 @@ struct KernelLog(Arc<Ears>);
 impl Listener for KernelLog {
     fn line(&mut self, record: Record<'_>, parsed: Parsed<'_>) {
         match parsed {
-            Parsed::Xid(seen) => self.0.hear(Source::KernelLog, &seen, record.at),
+            Parsed::Xid(seen) => self.0.hear(Source::KernelLog, &seen, self.0.clock.heard(record.at)),
             Parsed::Unparsed => self.0.ledger().unparsed += 1,
             Parsed::Other => {}
         }

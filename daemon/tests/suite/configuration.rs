@@ -49,6 +49,19 @@ fn an_empty_file_is_an_agent_without_engines() {
     assert_eq!(Config::parse("").expect("nothing is needed").slots, []);
 }
 
+#[test]
+fn what_an_operator_says_of_gpus_outranks_what_is_shipped() {
+    use daemon::xid::Class;
+    let yaml = "nvml: {library: /host/lib/libnvidia-ml.so.1, dcgm: Hostname}\nhealth: {mode: observe, xid: {109: note}, levels: {throttled: ok}}";
+    let config = Config::parse(yaml).expect("a good configuration");
+    assert_eq!(config.nvml.library.as_deref(), Some("/host/lib/libnvidia-ml.so.1".as_ref()));
+    assert_eq!(
+        (config.health.observe, config.health.xid.class(109), config.health.xid.class(79)),
+        (true, Class::Note, Class::Reboot)
+    );
+    assert_eq!(config.health.levels["throttled"], domain::gpu::Verdict::Ok);
+}
+
 #[track_caller]
 fn check(yaml: &str, mistakes: &[&str]) {
     assert_eq!(Config::parse(yaml).expect_err("a wrong configuration"), mistakes);
@@ -81,13 +94,28 @@ fn every_mistake_is_told_at_once_by_its_key() {
             "slots[0].command: is missing; give a program and its arguments",
             "slots[0].health: \"up\" is neither a path like /health nor none",
             "slots[0].kv_events: \"127.0.0.1:1\" is no endpoint like tcp://127.0.0.1:5557",
-            "slots[0].args: is no key here; known: kind, name, role, dp_rank, model_files, stuck_after_s, silent_after_s, \
-             ready_within_s, drain_within_s, term_grace_s, host, port, command, env, health, kv_events, kv_replay",
+            "slots[0].args: is no key here; known: kind, name, role, dp_rank, model_files, gpus, stuck_after_s, \
+             silent_after_s, ready_within_s, drain_within_s, term_grace_s, host, port, command, env, health, kv_events, kv_replay",
         ],
     );
     check(
         "slots: [{kind: native, model: m, name: a, port: 1}, {kind: native, model: m, name: a, port: 1}]",
         &["slots[1].name: \"a\" names two slots", "slots[1].port: 1 is the port of a too"],
+    );
+    check("nvml: {library: libnvidia-ml.so.1}", &["nvml.library: \"libnvidia-ml.so.1\" is not an absolute path"]);
+    check("nvml: {dcgm: node}", &["nvml.dcgm: \"node\" is none of hostname, Hostname, none"]);
+    let classes = "note, application, killed, warn, unexpected, link, drain, reset, reboot, service";
+    check(
+        "health: {xid: {79: ignore, x: note}}",
+        &[&format!("health.xid.79: \"ignore\" is none of {classes}"), "health.xid: \"x\" is no number of an XID"],
+    );
+    check(
+        "health: {levels: {throttled: bad}}",
+        &["health.levels.throttled: \"bad\" is none of ok, degraded, draining, quarantined"],
+    );
+    check(
+        "slots: [{kind: attach, address: '1.2.3.4:5', gpus: [first]}]",
+        &["slots[0].gpus[0]: \"first\" is neither a position like 0 nor a UUID like GPU-…"],
     );
     check("slots: [{kind: attach}]", &["slots[0].address: is missing; give where the engine listens"]);
 }

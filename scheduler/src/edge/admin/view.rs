@@ -1,8 +1,9 @@
 //! `GET /debug/fleet` and the body of `/readyz`: the fleet as this replica knows it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::Role;
+use domain::gpu::{GpuFacts, GpuReport};
 use domain::node::HostFacts;
 use serde::Serialize;
 
@@ -61,6 +62,7 @@ pub struct Node {
     pub agent_incarnation: String,
     pub heard_ms_ago: u64,
     pub host: Host,
+    pub gpus: Vec<Gpu>,
     pub engines: Vec<Engine>,
 }
 
@@ -73,6 +75,25 @@ pub struct Host {
     pub cpu_pressure: Option<f64>,
     pub memory_pressure: Option<f64>,
     pub io_pressure: Option<f64>,
+}
+
+#[derive(Serialize)]
+pub struct Gpu {
+    pub index: u32,
+    pub uuid: String,
+    pub model: String,
+    pub verdict: &'static str,
+    pub reasons: Vec<String>,
+    pub capacity: f64,
+    /// Age of what follows.
+    pub age_ms: u64,
+    pub busy: Option<f64>,
+    pub sm_active: Option<f64>,
+    pub dram_active: Option<f64>,
+    pub memory_used_bytes: Option<u64>,
+    pub memory_total_bytes: Option<u64>,
+    pub power_w: Option<f64>,
+    pub temperature_c: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +165,7 @@ impl Node {
             agent_incarnation: node.identity.agent.to_string(),
             heard_ms_ago: now.saturating_duration_since(node.heard).as_millis() as u64,
             host: Host::of(node.host),
+            gpus: node.gpus.iter().map(|gpu| Gpu::of(gpu, now.saturating_duration_since(node.gpus_at))).collect(),
             engines: node.engines.values().map(|engine| Engine::of(engine, texts)).collect(),
         }
     }
@@ -154,6 +176,29 @@ impl Host {
         let HostFacts { cpus, cpu_busy, memory_total_bytes, memory_available_bytes, cpu_pressure, memory_pressure, io_pressure } =
             facts;
         Self { cpus, cpu_busy, memory_total_bytes, memory_available_bytes, cpu_pressure, memory_pressure, io_pressure }
+    }
+}
+
+impl Gpu {
+    fn of(report: &GpuReport, since: Duration) -> Self {
+        let GpuReport { uuid, index, pci_bus_id: _, model, verdict, reasons, capacity, facts, age } = report;
+        let GpuFacts { busy, sm_active, dram_active, memory_used_bytes, memory_total_bytes, power_w, temperature_c } = *facts;
+        Self {
+            index: *index,
+            uuid: uuid.clone(),
+            model: model.clone(),
+            verdict: verdict.as_str(),
+            reasons: reasons.clone(),
+            capacity: *capacity,
+            age_ms: (*age + since).as_millis() as u64,
+            busy,
+            sm_active,
+            dram_active,
+            memory_used_bytes,
+            memory_total_bytes,
+            power_w,
+            temperature_c,
+        }
     }
 }
 
