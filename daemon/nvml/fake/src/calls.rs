@@ -1,8 +1,4 @@
 //! The C functions. Each asks the script how to behave, then answers from the GPU's table into the caller's structure.
-#![expect(
-    clippy::missing_safety_doc,
-    reason = "the contract is nvml.h's: pointers are valid or null, handles come from this library"
-)]
 
 use std::ffi::{c_char, c_int, c_longlong, c_uint, c_ulonglong};
 use std::sync::atomic::{AtomicUsize, Ordering};
