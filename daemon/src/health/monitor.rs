@@ -396,7 +396,7 @@ impl Monitor {
         families
     }
 
-    fn verdicts(&self, snapshot: &Snapshot) -> [Family; 5] {
+    fn verdicts(&self, snapshot: &Snapshot) -> [Family; 6] {
         let state = self.state();
         let mut verdict = Family::gauge("trackside_gpu_verdict", "1 for the verdict over each GPU.");
         let mut capacity = Family::gauge("trackside_gpu_capacity_ratio", "Share of its usual throughput that a GPU still has.");
@@ -422,7 +422,12 @@ impl Monitor {
         for (rule, count) in &state.recovered {
             recovered.push([("rule", rule)], *count as f64);
         }
-        [verdict, capacity, raised, recovered, holds]
+        let held_back = Family::counter(
+            "trackside_gpu_urgent_reports_held_back_total",
+            "Urgent reports that waited for the next usual one, because another had just left.",
+        );
+        let held_back = held_back.with([], state.urgent_held_back as f64);
+        [verdict, capacity, raised, recovered, holds, held_back]
     }
 
     /// Whether the kernel log is read, and why not.

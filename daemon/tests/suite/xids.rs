@@ -107,7 +107,8 @@ fn seen(code: u32) -> Sighting<'static> {
 #[test]
 fn an_xid_heard_from_both_sides_is_counted_once() {
     use Source::{KernelLog, Nvml};
-    let cases: [(&str, &[(Source, u64)], u64); 6] = [
+    type Heard = &'static [(Source, u64)];
+    let cases: [(&str, Heard, u64); 6] = [
         ("line, event", &[(KernelLog, 0), (Nvml, 300)], 1),
         ("event, line", &[(Nvml, 0), (KernelLog, 300)], 1),
         ("three lines, NVML keeps the last", &[(KernelLog, 0), (KernelLog, 1), (KernelLog, 2), (Nvml, 5)], 3),
@@ -154,6 +155,13 @@ fn no_line_breaks_the_parser() {
         matches!(parse("Xid (PCI:01:00): 13"), Parsed::Xid(seen) if seen.gpu.domain == 0),
         "old drivers leave the domain out"
     );
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/kmsg");
+    for seed in std::fs::read_dir(corpus).unwrap() {
+        let mut splitter = Splitter::new(Arc::new(Totals::default()), 0);
+        let mut book = Book::default();
+        splitter.take(&std::fs::read(seed.unwrap().path()).unwrap(), &mut book);
+        assert!(book.ledger.counts().next().is_some(), "a seed that says nothing is no seed");
+    }
     proptest!(|(tail in "\\PC{0,80}")| {
         parse(&format!("NVRM: Xid (PCI:0000:01:00): {tail}"));
         parse(&format!("NVRM: Xid (PCI:{tail}"));
