@@ -275,3 +275,42 @@ async fn a_lost_gpu_a_hot_one_and_an_event_are_told_apart() {
     assert_eq!(told(6), (Verdict::Quarantined, halted, 0.5));
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn an_engine_is_not_started_again_before_its_memory_is_back() {
+    const USED: u64 = 120_259_084_288;
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = Machine::new(dir.path(), "h200_sxm_8");
+    let mut config = crate::agent::drained(machine.config(dir.path()));
+    config.slots = vec![daemon::config::Slot { gpus: vec!["0".into()], ..shell("e", "exec sleep 1000") }];
+    config.slots[0].policy.term_grace = Duration::ZERO;
+    let agent = Agent::start(config).await;
+    let used = |bytes: u64| move |snapshot: &Snapshot| gpu(snapshot, 0).facts.memory_used_bytes == Some(bytes);
+    found(&agent, 8).await;
+    agent.until_state("e", EngineState::Ready).await;
+    // The first life began before the GPU was read; the second knows what was in use before it.
+    let kill = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    kill(agent.until("e", |engine| engine.pid != 0).await.pid);
+    let second = agent.until("e", |engine| engine.restarts == 1 && engine.state == EngineState::Ready).await;
+    machine.patch_gpu(0, json!({ "MemoryInfo": { "used": USED + (10 << 30) } }));
+    until(&agent, "memory in use", used(USED + (10 << 30))).await;
+    kill(second.pid);
+    agent.until_state("e", EngineState::Crashed).await;
+    // Two polls on it is still held back, though its delay of 50 ms is long over.
+    let polls = agent.get("/metrics").await;
+    let count = |metrics: &str| -> u64 {
+        let line = metrics.lines().find(|line| line.starts_with("trackside_nvml_polls_total ")).expect("a count of polls");
+        line.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a number")
+    };
+    let before = count(&polls);
+    while count(&agent.get("/metrics").await) < before + 2 {
+        tokio::task::yield_now().await;
+    }
+    agent.until("e", |engine| engine.state == EngineState::Crashed && engine.restarts == 1).await;
+    machine.patch_gpu(0, json!({ "MemoryInfo": { "used": USED } }));
+    agent.until("e", |engine| engine.restarts == 2 && engine.state == EngineState::Ready).await;
+    agent.stop().await;
+}

@@ -280,3 +280,26 @@ async fn a_full_disk_is_counted_and_the_engine_runs() {
     agent.stop().await;
     kill(second.pid);
 }
+
+#[tokio::test]
+async fn an_engine_that_was_given_up_stays_so_over_an_agents_restart_until_it_is_released() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = crate::agent::drained(config(dir.path()));
+    let mark = dir.path().join("starts");
+    let script = format!("echo x >> {}; exit 3", mark.display());
+    config.slots = vec![shell("e", &script)];
+    config.slots[0].policy.crashes_max = 1;
+    let starts = || std::fs::read_to_string(&mark).map_or(0, |text| text.lines().count());
+    let agent = Agent::start(config.clone()).await;
+    agent.until_state("e", EngineState::Quarantined).await;
+    assert_eq!(starts(), 2);
+    agent.stop().await;
+
+    let agent = Agent::start(config).await;
+    let engine = agent.until_state("e", EngineState::Quarantined).await;
+    assert!(engine.reason.contains("given up before the agent was restarted") && engine.reason.contains("code 3"), "{engine:?}");
+    assert_eq!(starts(), 2, "nothing was started");
+    assert!(agent.post("/engines/e/release").await.starts_with("HTTP/1.0 202"));
+    agent.until("e", |_| starts() > 2).await;
+    agent.stop().await;
+}
