@@ -95,6 +95,10 @@ fn many_threads_get_what_each_would_get_alone() {
             });
         }
     });
+    // A client hears of its end in the middle of a step; what the step did is shown at its end, and after that it answers this.
+    let (sender, shown) = mpsc::channel();
+    handle.resume(move || sender.send(()).expect("the test waits")).expect("there is room for a command");
+    shown.recv().expect("the engine answers");
     let stats = handle.stats();
     assert_eq!((stats.finished, stats.running, stats.waiting, stats.waiting_tokens), (400, 0, 0, 0));
     assert_eq!(stats.used_blocks + stats.free_blocks, DEVICE.kv_blocks);
