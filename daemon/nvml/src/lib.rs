@@ -6,6 +6,7 @@
 
 mod events;
 mod gaps;
+mod look;
 
 use std::ffi::OsStr;
 use std::ops::Deref;
@@ -19,6 +20,7 @@ use nvml_wrapper::{Device, Nvml};
 
 pub use self::events::{Event, Events, kind};
 pub use self::gaps::{Fabric, RemappedRows, RowHistogram, SramEcc};
+pub use self::look::Look;
 
 /// Where the loader looks unless a path is configured. The development name without the `.1` is missing in most images.
 pub const LIBRARY: &str = "libnvidia-ml.so.1";

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use domain::gpu::{GPUS_MAX, GpuFacts};
-use nvml::{Error, GpmMetricId, Gpu, Library, MigDevice, PciAddress, Process};
+use nvml::{Error, GpmMetricId, Gpu, Library, Look, MigDevice, PciAddress, Process};
 
 use super::table::{Read, Signal, TABLE, Tier};
 use crate::node::metric::bounded;
@@ -155,6 +155,7 @@ impl GpuSample {
     /// Whether the GPU answered at all.
     fn read_tier(&mut self, gpu: &mut Gpu, tier: Tier, failed: &mut impl FnMut(&str)) -> bool {
         let mut answered = false;
+        let look = Look::at(gpu);
         let mut fields = Vec::new();
         let mut metrics: Vec<(Signal, GpmMetricId)> = Vec::new();
         for row in TABLE.iter().filter(|row| row.tier == tier) {
@@ -163,7 +164,7 @@ impl GpuSample {
             }
             match row.read {
                 Read::Call(call) => {
-                    let read = call(gpu);
+                    let read = call(&look);
                     answered |= read.is_ok();
                     self.take(row.signal, read, failed);
                     if self.lost || self.reset_required {

@@ -4,7 +4,7 @@
 //! counters, so that its dashboards work. Field ids are in the numbering before driver 580.82 (`nvml` translates).
 
 use nvml::kinds::{Clock, EccCounter, MemoryError, PerformancePolicy, TemperatureSensor, TemperatureThreshold};
-use nvml::{Error, GpmMetricId, Gpu};
+use nvml::{Error, GpmMetricId, Look};
 
 use crate::node::metric::Kind;
 
@@ -24,7 +24,7 @@ pub enum Tier {
 /// How a signal is had.
 #[derive(Clone, Copy)]
 pub enum Read {
-    Call(fn(&Gpu) -> Result<f64, Error>),
+    Call(fn(&Look<'_>) -> Result<f64, Error>),
     /// `nvmlDeviceGetFieldValues`, all fields of a tier in one call.
     Field(u32),
     /// The performance monitor (Hopper and later), between two samples.
@@ -292,12 +292,12 @@ table! {
     MigMode: Start, Call(|gpu| Ok(flag(gpu.mig_mode()?.current != 0))), 1.0, Gauge "trackside_gpu_mig_enabled" [], "Whether the GPU is cut into instances.", None;
 }
 
-fn violation(gpu: &Gpu, policy: PerformancePolicy) -> Result<f64, Error> {
+fn violation(gpu: &Look<'_>, policy: PerformancePolicy) -> Result<f64, Error> {
     // Nanoseconds, whatever older headers say.
     Ok(gpu.violation_status(policy)?.violation_time as f64)
 }
 
-fn ecc(gpu: &Gpu, error: MemoryError, counter: EccCounter) -> Result<f64, Error> {
+fn ecc(gpu: &Look<'_>, error: MemoryError, counter: EccCounter) -> Result<f64, Error> {
     gpu.total_ecc_errors(error, counter).map(|count| count as f64)
 }
 
