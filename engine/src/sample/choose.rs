@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 
 use super::nucleus::Nucleus;
-use super::pass::{BLOCK, Weigh, scan};
+use super::pass::{BLOCK, Weigh, reach, scan};
 use super::philox::uniform;
 use crate::backend::NoToken;
 use crate::request::Sampling;
@@ -83,16 +83,7 @@ impl Chooser {
 
     /// The token at which the running sum of all weights, in order of ids, passes `target`.
     fn walk(&self, logits: &[f32], weigh: Weigh, target: f64) -> Option<u32> {
-        let (mut before, mut chosen) = (0.0, None);
-        for (block, sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-            // Rounding may leave the last sum just below the target: then the last possible token is it.
-            chosen = Some(block);
-            if before + sum > target {
-                break;
-            }
-            before += sum;
-        }
-        let first = chosen? * BLOCK;
+        let (first, before) = reach(&self.sums, target)?;
         let block = (first as u32..).zip(&logits[first..]).take(BLOCK).map(|(token, &logit)| Candidate { logit, token });
         walk(block, weigh, target - before)
     }

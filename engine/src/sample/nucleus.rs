@@ -8,7 +8,7 @@
 //! stretches first, then those of the last, each in order of ids.
 
 use super::choose::{Candidate, by_rank, walk};
-use super::pass::{BLOCK, LANES, Weigh};
+use super::pass::{BLOCK, LANES, Weigh, reach};
 
 /// Stretches per temperature, and how many of them hold all that weighs anything.
 const STRETCHES: usize = 32;
@@ -86,16 +86,7 @@ impl Nucleus {
 
     /// The token before the stretch `last` at which the running sum of weights, in order of ids, passes `target`.
     fn walk(&self, last: u16, target: f64) -> Option<u32> {
-        let (mut before, mut chosen) = (0.0, None);
-        for (block, sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-            // Rounding may leave the last sum just below the target: then the last possible token is it.
-            chosen = Some(block);
-            if before + sum > target {
-                break;
-            }
-            before += sum;
-        }
-        let first = chosen? * BLOCK;
+        let (first, mut before) = reach(&self.sums, target)?;
         let mut token = None;
         for (at, (&weight, &stretch)) in (first..).zip(self.weights[first..].iter().zip(&self.stretch_of[first..])).take(BLOCK) {
             if stretch < last && weight > 0.0 {

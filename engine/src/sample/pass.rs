@@ -101,6 +101,21 @@ fn exp(x: f32) -> f32 {
     if x > LOWEST { p * power } else { 0.0 }
 }
 
+/// The first logit of the block at which the running sum of the blocks' `sums` passes `target`, and what the blocks before it weigh.
+/// `None`: nothing weighs anything.
+pub(super) fn reach(sums: &[f64], target: f64) -> Option<(usize, f64)> {
+    let (mut before, mut reached) = (0.0, None);
+    for (block, sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+        // Rounding may leave the last sum just below the target: then the last block that weighs anything is it.
+        reached = Some((block * BLOCK, before));
+        if before + sum > target {
+            break;
+        }
+        before += sum;
+    }
+    reached
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
