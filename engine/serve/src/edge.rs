@@ -10,6 +10,7 @@ pub(crate) mod choice;
 pub(crate) mod completion;
 pub mod cors;
 pub(crate) mod derender;
+pub(crate) mod door;
 pub(crate) mod embeddings;
 pub(crate) mod generate;
 pub(crate) mod generation;

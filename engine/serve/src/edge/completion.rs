@@ -1,49 +1,25 @@
 //! `/v1/completions`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use axum::body::Body;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::BytesMut;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use proto::openai::{
-    Completion, CompletionChoice, CompletionChunk, CompletionChunkChoice, Request, RequestMetrics, TEXT_COMPLETION, Usage,
+    Completion, CompletionChoice, CompletionChunk, CompletionChunkChoice, RequestMetrics, TEXT_COMPLETION, Usage,
 };
 
 use super::answer::{ApiError, json};
 use super::choice::Piece;
 use super::generate::{self, Begun, Head};
 use super::generation::Generation;
-use super::http::read_body;
-use super::plan::{Endpoint, Plan};
+use super::plan::Plan;
 use super::stream::{self, Events, done, event};
 use super::whole::{self, Grown};
-use super::{orca, work};
-use crate::edge::app::App;
 
-pub async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    let answered = orca::report(&app, &headers, begin(&app, headers.clone(), body).await);
-    answered.unwrap_or_else(IntoResponse::into_response)
-}
-
-async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let body = read_body(body, app.body_bytes_max).await?;
-    run(app, headers, body.len(), move || Ok(proto::openai::read(&body)?), arrived).await
-}
-
-/// Answers the request that `read` gives, whose body has so many bytes.
-pub async fn run(
-    app: &Arc<App>,
-    headers: HeaderMap,
-    bytes: usize,
-    read: impl FnOnce() -> Result<Request, ApiError> + Send + 'static,
-    arrived: Instant,
-) -> Result<Response, ApiError> {
-    let checked = work::run(app, bytes, move |app| generate::check(app, Endpoint::Completion, &headers, read()?, arrived));
-    let Begun { head, plan, mut generation } = generate::begin(app, checked.await?).await?;
+/// Answers a request that has begun, in one body or as a stream.
+pub async fn answer(begun: Begun) -> Result<Response, ApiError> {
+    let Begun { head, plan, mut generation } = begun;
     if plan.shape.stream {
         return stream::answer(generation, CompletionEvents::new(head, plan)).await;
     }

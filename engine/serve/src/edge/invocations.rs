@@ -11,7 +11,8 @@ use proto::openai::Request;
 
 use super::answer::ApiError;
 use super::http::read_body;
-use super::{chat, completion, work};
+use super::plan::Endpoint;
+use super::{door, work};
 use crate::edge::app::App;
 
 /// SageMaker's name for the adapter that a request is for.
@@ -29,13 +30,14 @@ async fn begin(app: &Arc<App>, headers: HeaderMap, body: Body) -> Result<Respons
     if let Some(adapter) = headers.get(ADAPTER_HEADER).and_then(|name| name.to_str().ok()) {
         request.model = Some(adapter.to_owned());
     }
-    match (&request.messages, &request.prompt) {
-        (Some(_), _) => chat::run(app, headers, bytes, move || Ok(request), arrived).await,
-        (None, Some(_)) => completion::run(app, headers, bytes, move || Ok(request), arrived).await,
+    let endpoint = match (&request.messages, &request.prompt) {
+        (Some(_), _) => Endpoint::Chat,
+        (None, Some(_)) => Endpoint::Completion,
         (None, None) => {
             let message =
                 "Cannot find suitable handler for request. Expected one of: ['ChatCompletionRequest', 'CompletionRequest']";
-            Err(ApiError::new(StatusCode::BAD_REQUEST, message))
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
         }
-    }
+    };
+    door::run(app, endpoint, headers, bytes, move || Ok(request), arrived).await
 }

@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 
 use super::{
-    admin, batch, blocks, chat, completion, cors, derender, embeddings, inference, invocations, keys, lora, messages, probe,
-    render, request_id, responses, server_info, state, tokens, work,
+    admin, batch, blocks, cors, derender, door, embeddings, inference, invocations, keys, lora, messages, probe, render,
+    request_id, responses, server_info, state, tokens, work,
 };
 use crate::edge::app::App;
 use crate::edge::keys::Keys;
@@ -67,8 +67,8 @@ pub fn router(app: Arc<App>) -> Router {
 /// The endpoints of an engine that generates.
 fn generation() -> Router<Arc<App>> {
     Router::new()
-        .route("/v1/chat/completions", post(chat::answer))
-        .route("/v1/completions", post(completion::answer))
+        .route("/v1/chat/completions", post(door::chat))
+        .route("/v1/completions", post(door::completion))
         .route("/v1/responses", post(responses::create))
         .route("/v1/responses/{response_id}", get(responses::retrieve))
         .route("/v1/responses/{response_id}/cancel", post(responses::cancel))
