@@ -1,4 +1,4 @@
-//! Hostile bodies: the fuzzer's seeds and finds (`tests/fuzz/fuzz_targets/request.rs`), and every seed cut short at every byte.
+//! Hostile bodies: the fuzzer's seeds and finds (`tests/fuzz/fuzz_targets/request.rs`), and every seed cut short at every seventh byte.
 
 use std::fs;
 use std::path::Path;
