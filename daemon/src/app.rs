@@ -1,6 +1,5 @@
 //! Puts the agent together: state folder, engines, collectors, streams, admin.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -120,7 +119,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Running,
         engine_program: config.engine_program.clone(),
         devices: monitor.devices(),
         sensor: monitor.sensor().clone(),
-        shared_gpus: shared_gpus(&config.slots),
+        gpus: config.slots.iter().map(|slot| (slot.name.clone(), slot.gpus.clone())).collect(),
     });
     let mut engines = JoinSet::new();
     for (slot, receiver) in config.slots.into_iter().zip(receivers) {
@@ -178,12 +177,6 @@ fn tell_strangers(earlier: &[String], slots: &[Slot]) {
             tracing::warn!(engine, "a record of an engine that is not configured any more: it may still run, and is left alone");
         }
     }
-}
-
-/// GPUs named by more than one slot.
-fn shared_gpus(slots: &[Slot]) -> BTreeSet<String> {
-    let mut seen = BTreeSet::new();
-    slots.iter().flat_map(|slot| &slot.gpus).filter(|gpu| !seen.insert((*gpu).clone())).cloned().collect()
 }
 
 fn boot_id() -> Result<String, Fault> {

@@ -24,7 +24,7 @@ pub mod record;
 pub mod supervisor;
 pub mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -96,8 +96,8 @@ pub struct Shared {
     /// What its GPUs mean for each engine.
     pub devices: watch::Receiver<Arc<BTreeMap<EngineName, EngineHealth>>>,
     pub sensor: Arc<Sensor>,
-    /// GPUs that more than one engine runs on: whose memory it is cannot be told.
-    pub shared_gpus: BTreeSet<String>,
+    /// GPUs of each engine that is started here, as configured; none: all of them.
+    pub gpus: BTreeMap<EngineName, Vec<String>>,
 }
 
 impl Shared {

@@ -7,6 +7,6 @@ pub mod ledger;
 pub mod line;
 pub mod severity;
 
-pub use self::ledger::{Incident, Ledger, Source};
+pub use self::ledger::{BURST_GAP, Incident, Ledger, Source};
 pub use self::line::{Parsed, Sighting, parse};
 pub use self::severity::{Class, Severities};

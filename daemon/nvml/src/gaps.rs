@@ -150,7 +150,10 @@ impl Gpu {
             code = unsafe { call(self.raw(), &mut info) };
         }
         check(code)?;
-        check(info.status)?;
+        // Before the fabric is complete the status says nothing (nvml.h).
+        if u32::from(info.state) == sys::NVML_GPU_FABRIC_STATE_COMPLETED {
+            check(info.status)?;
+        }
         Ok(Fabric {
             state: u32::from(info.state),
             health_summary: has_summary.then_some(info.healthSummary),

@@ -258,7 +258,7 @@ impl Sensor {
             self.enter();
             for ((gpu, identity), sample) in gpus.iter_mut().zip(&mut samples) {
                 let mut next = GpuSample::clone(sample);
-                if next.lost && polls.is_multiple_of(10) {
+                if (next.lost || next.reset_required) && polls.is_multiple_of(10) {
                     // After a reset the old handle may stay dead.
                     if let Ok(again) = library.gpu(identity.index) {
                         *gpu = again;

@@ -71,8 +71,9 @@ pub struct Judgement {
 pub type Levels = BTreeMap<String, Verdict>;
 
 impl Memory {
-    /// Judges a GPU at `now` (since boot), and remembers.
-    pub fn judge(&mut self, view: &View<'_>, levels: &Levels, now: Duration) -> Judgement {
+    /// Judges a GPU, and remembers.
+    pub fn judge(&mut self, view: &View<'_>, levels: &Levels) -> Judgement {
+        let now = view.now;
         let mut changes = Vec::new();
         let mut standing: Vec<(Verdict, f64, String, &'static str)> = Vec::new();
         for rule in RULES {
@@ -146,13 +147,16 @@ impl Memory {
         held.max_by_key(|(level, _)| *level).map_or((Verdict::Ok, None), |(level, reason)| (level, Some(reason)))
     }
 
-    /// An operator says that the GPU is repaired. Returns whether anything was held against it.
-    pub fn release(&mut self, now: Duration) -> bool {
+    /// An operator says that the GPU is repaired. Returns what was held against it.
+    pub fn release(&mut self, now: Duration) -> Vec<Change> {
         self.settled = now;
-        let mut any = false;
-        for held in self.rules.values_mut().filter(|held| held.reason.is_some()) {
-            (held.reason, held.fell, any) = (None, Some(now), true);
+        let mut changes = Vec::new();
+        for rule in RULES {
+            let Some(held) = self.rules.get_mut(rule.name) else { continue };
+            let Some(reason) = held.reason.take() else { continue };
+            held.fell = Some(now);
+            changes.push(Change::Recovered { rule: rule.name, reason });
         }
-        any
+        changes
     }
 }

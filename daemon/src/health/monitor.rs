@@ -102,8 +102,27 @@ struct State {
     judged: BTreeMap<String, Judgement>,
     raised: BTreeMap<&'static str, u64>,
     recovered: BTreeMap<&'static str, u64>,
+    /// An operator's word is not written down yet.
+    unsaved: bool,
     urgent_at: Option<Instant>,
     urgent_held_back: u64,
+}
+
+impl State {
+    fn count(&mut self, gpu: u32, uuid: &str, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Raised { rule, reason } => {
+                    *self.raised.entry(rule).or_default() += 1;
+                    tracing::warn!(gpu, uuid, rule, reason, "GPU finding");
+                }
+                Change::Recovered { rule, reason } => {
+                    *self.recovered.entry(rule).or_default() += 1;
+                    tracing::info!(gpu, uuid, rule, reason, "GPU recovered");
+                }
+            }
+        }
+    }
 }
 
 /// Senses, judges and tells.
@@ -169,7 +188,7 @@ impl Monitor {
             engines,
             devices: watch::Sender::new(Arc::default()),
         };
-        let known = monitor.written_down();
+        let known = monitor.written_down(&monitor.state().stored);
         if !monitor.settings.observe {
             monitor.devices.send_replace(Arc::new(monitor.engines(&known)));
         }
@@ -177,8 +196,7 @@ impl Monitor {
     }
 
     /// GPUs as the agent before left them: an engine must not be started on a quarantined one before it has been seen again.
-    fn written_down(&self) -> Vec<GpuReport> {
-        let state = self.state();
+    fn written_down(&self, stored: &Stored) -> Vec<GpuReport> {
         let report = |(uuid, memory): (&String, &Memory)| {
             let (verdict, reason) = memory.standing(&self.settings.levels);
             GpuReport {
@@ -193,7 +211,7 @@ impl Monitor {
                 age: Duration::ZERO,
             }
         };
-        state.stored.gpus.iter().map(report).collect()
+        stored.gpus.iter().map(report).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -247,30 +265,25 @@ impl Monitor {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut reports = Vec::with_capacity(snapshot.gpus.len());
-        let mut changed = false;
+        let mut changed = std::mem::take(&mut state.unsaved);
         for gpu in &snapshot.gpus {
             let uuid = &gpu.identity.uuid;
             let memory: &mut Memory = state.stored.gpus.entry(uuid.clone()).or_default();
             memory.index = gpu.identity.index;
             let judgement = {
-                let ledger = self.ears.ledger();
+                let mut ledger = self.ears.ledger();
                 let incident = ledger.incident(gpu.identity.pci);
-                let view = View { gpu, stack, incident, before: Counters::default(), settled: Duration::ZERO, began: self.began };
-                memory.judge(&view, &self.settings.levels, now)
-            };
-            for change in &judgement.changes {
-                changed = true;
-                match change {
-                    Change::Raised { rule, reason } => {
-                        *state.raised.entry(rule).or_default() += 1;
-                        tracing::warn!(gpu = gpu.identity.index, uuid, rule, reason, "GPU finding");
-                    }
-                    Change::Recovered { rule, reason } => {
-                        *state.recovered.entry(rule).or_default() += 1;
-                        tracing::info!(gpu = gpu.identity.index, uuid, rule, reason, "GPU recovered");
-                    }
+                let (before, settled) = (Counters::default(), Duration::ZERO);
+                let view = View { gpu, stack, incident, before, settled, began: self.began, now };
+                let settled = memory.settled;
+                let judgement = memory.judge(&view, &self.settings.levels);
+                if memory.settled > settled {
+                    ledger.close(gpu.identity.pci);
                 }
-            }
+                judgement
+            };
+            changed |= !judgement.changes.is_empty();
+            state.count(gpu.identity.index, uuid, &judgement.changes);
             reports.push(GpuReport {
                 uuid: uuid.clone(),
                 index: gpu.identity.index,
@@ -284,13 +297,17 @@ impl Monitor {
             });
             state.judged.insert(uuid.clone(), judgement);
         }
-        let engines = if self.settings.observe { BTreeMap::new() } else { self.engines(&reports) };
-        let urgency = self.urgency(state, &engines);
-        drop(guard);
         if reports.is_empty() {
             // Not seen yet: what was written down stands.
             return changed;
         }
+        // Nor is a GPU well because it cannot be identified any more.
+        let missing = self.written_down(&state.stored).into_iter();
+        let unseen = |old: &GpuReport| old.verdict > Verdict::Ok && snapshot.gpus.iter().all(|gpu| gpu.identity.uuid != old.uuid);
+        reports.extend(missing.filter(unseen));
+        let engines = if self.settings.observe { BTreeMap::new() } else { self.engines(&reports) };
+        let urgency = self.urgency(state, &engines);
+        drop(guard);
         self.node.set_gpus(reports);
         for (engine, health) in &engines {
             self.node.update(engine, urgency, |status| status.health = health.clone());
@@ -360,12 +377,20 @@ impl Monitor {
 
     /// An operator says that a GPU is repaired. `None`: there is no such GPU; else whether anything was held against it.
     pub fn release(&self, gpu: &str) -> Option<bool> {
-        let snapshot = self.sensor.snapshot();
-        let known = |sample: &&Arc<sensing::GpuSample>| sample.identity.uuid == gpu || gpu.parse() == Ok(sample.identity.index);
-        let uuid = &snapshot.gpus.iter().find(known)?.identity.uuid;
-        let released = self.state().stored.gpus.get_mut(uuid)?.release(self.ears.clock.now());
+        let mut guard = self.state();
+        let state = &mut *guard;
+        // One that cannot be identified any more is known by what was written down of it.
+        let named = |(uuid, memory): &(&String, &mut Memory)| *uuid == gpu || gpu.parse() == Ok(memory.index);
+        let (uuid, memory) = state.stored.gpus.iter_mut().find(named)?;
+        let (uuid, index) = (uuid.clone(), memory.index);
+        let changes = memory.release(self.ears.clock.now());
+        state.count(index, &uuid, &changes);
+        state.unsaved = true;
+        if let Some(sample) = self.sensor.snapshot().gpus.iter().find(|sample| sample.identity.uuid == uuid) {
+            self.ears.ledger().close(sample.identity.pci);
+        }
         self.ears.news.notify_one();
-        Some(released)
+        Some(!changes.is_empty())
     }
 
     /// Everything of the GPUs as metrics, from what was last read.

@@ -6,7 +6,7 @@ use domain::gpu::Verdict;
 
 use crate::collect::nvml::table::Signal;
 use crate::collect::nvml::{GpuSample, Stack};
-use crate::xid::{Class, Incident, Severities};
+use crate::xid::{BURST_GAP, Class, Incident, Severities};
 
 /// Clock-event bits that mean trouble. A power cap is normal at full load, and idle is normal.
 const HW_SLOWDOWN: u64 = 0x8;
@@ -15,6 +15,8 @@ const HW_THERMAL: u64 = 0x40;
 const HW_POWER_BRAKE: u64 = 0x80;
 /// Retired pages from which a board is to be replaced (before Ampere).
 const RETIRED_MAX: f64 = 63.0;
+/// A field of the ten-second tier is no older than this.
+const FIELD_WITHIN: Duration = Duration::from_secs(12);
 /// Of a rule that cannot say how much throughput is left.
 const UNMEASURED: f64 = 0.5;
 /// Least capacity of a GPU that still takes work.
@@ -41,6 +43,7 @@ pub struct View<'v> {
     pub settled: Duration,
     /// When the agent began to look.
     pub began: Duration,
+    pub now: Duration,
 }
 
 /// Counters whose growth is a finding.
@@ -96,8 +99,9 @@ use Verdict::{Degraded, Draining, Ok as Note, Quarantined};
 pub const RULES: &[Rule] = &[
     rule("gpu_lost", Quarantined, 0, after(60), gpu_lost),
     rule("reset_required", Quarantined, 0, after(60), reset_required),
-    rule("recovery_reset", Quarantined, 0, after(30), |view| recovery(view, &[1, 2, 4])),
-    rule("recovery_drain", Draining, 0, after(30), |view| recovery(view, &[3, 5])),
+    // The driver's own word, which ends when it takes it back.
+    rule("recovery_reset", Quarantined, 0, after(0), |view| recovery(view, &[1, 2, 4])),
+    rule("recovery_drain", Draining, 0, after(0), |view| recovery(view, &[3, 5])),
     rule("xid_repair", Quarantined, 0, Clear::Repair, |view| xid(view, Class::needs_repair, "")),
     rule("xid_drain", Draining, 0, Clear::Repair, |view| xid(view, |class| class == Class::Drain, "")),
     rule("xid_link", Degraded, 0, after(600), |view| xid(view, |class| class == Class::Link, "")),
@@ -161,10 +165,11 @@ fn reset_required(view: &View<'_>) -> Option<Finding> {
 }
 
 fn recovery(view: &View<'_>, actions: &[u32]) -> Option<Finding> {
-    let told = view.incident.and_then(|incident| incident.recovery);
-    // The line is there at once, the field within ten seconds; where both are, the field is the present.
-    let action = view.gpu.get(Signal::RecoveryAction).map(|action| action as u32).filter(|action| *action != 0);
-    let action = action.or(told.filter(|_| view.gpu.get(Signal::RecoveryAction).is_none()))?;
+    // The line is there at once, the field within ten seconds: until then the line is the present, and where there is no field, always.
+    let field = view.gpu.get(Signal::RecoveryAction).map(|action| action as u32);
+    let told = view.incident.filter(|incident| incident.recovery_at > view.settled);
+    let told = told.filter(|incident| field.is_none() || view.now.saturating_sub(incident.recovery_at) < FIELD_WITHIN);
+    let action = told.and_then(|incident| incident.recovery).or(field)?;
     if !actions.contains(&action) {
         return None;
     }
@@ -181,6 +186,10 @@ fn xid(view: &View<'_>, wanted: fn(Class) -> bool, advice: &str) -> Option<Findi
     let incident = view.incident.filter(|incident| wanted(incident.class) && incident.last > view.settled)?;
     if incident.recovery == Some(0) {
         // The driver itself took its demand back.
+        return None;
+    }
+    if incident.class < Class::Drain && view.now.saturating_sub(incident.last) >= BURST_GAP {
+        // It is over, and nothing has to be repaired.
         return None;
     }
     let healthy = view.gpu.get(Signal::RecoveryAction) == Some(0.0) && !view.gpu.lost;

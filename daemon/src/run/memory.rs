@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::collect::nvml::table::Signal;
-use crate::collect::nvml::{Sensor, Snapshot, Stack};
+use crate::collect::nvml::{GpuSample, Identity, Sensor, Snapshot, Stack};
 
 /// Longest wait for the memory.
 pub const RETURNED_WITHIN: Duration = Duration::from_secs(30);
@@ -22,12 +22,17 @@ pub struct Before {
 impl Before {
     /// `gpus`: positions or UUIDs, as configured.
     pub fn note(snapshot: &Snapshot, gpus: &[String]) -> Self {
-        let of = |gpu: &&Arc<crate::collect::nvml::GpuSample>| {
-            gpus.iter().any(|name| *name == gpu.identity.uuid || name.parse() == Ok(gpu.identity.index))
-        };
+        let of = |gpu: &&Arc<GpuSample>| gpus.iter().any(|name| gpu.identity.is(name));
         let used =
             snapshot.gpus.iter().filter(of).filter_map(|gpu| Some((gpu.identity.uuid.clone(), gpu.get(Signal::MemoryUsed)?)));
         Self { used: used.collect() }
+    }
+
+    /// Whether no other engine runs on one of `gpus`, so that the memory in use is this engine's. One that names none runs on all.
+    pub fn is_alone<'s>(snapshot: &Snapshot, gpus: &[String], others: impl Iterator<Item = &'s [String]>) -> bool {
+        let on = |gpus: &[String], gpu: &Identity| gpus.is_empty() || gpus.iter().any(|name| gpu.is(name));
+        let own: Vec<&Identity> = snapshot.gpus.iter().map(|gpu| &gpu.identity).filter(|gpu| on(gpus, gpu)).collect();
+        others.into_iter().all(|others| own.iter().all(|gpu| !on(others, gpu)))
     }
 
     /// What is still held beyond what was before; `None` when all is back. Facts older than `since` say nothing.

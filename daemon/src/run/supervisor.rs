@@ -342,8 +342,9 @@ impl Supervisor {
 
     async fn spawn(&mut self) -> Result<(), String> {
         let gpus = &self.slot.gpus;
-        let alone = !gpus.iter().any(|gpu| self.shared.shared_gpus.contains(gpu));
-        self.memory = alone.then(|| Before::note(&self.shared.sensor.snapshot(), gpus));
+        let snapshot = self.shared.sensor.snapshot();
+        let others = self.shared.gpus.iter().filter(|(name, _)| **name != self.slot.name).map(|(_, gpus)| &gpus[..]);
+        self.memory = Before::is_alone(&snapshot, gpus, others).then(|| Before::note(&snapshot, gpus));
         let life = Life::start(&self.shared, &self.slot, self.log.as_ref(), self.machine.drains(), self.restarts()).await?;
         let (containment, incarnation) = (life.containment().to_owned(), life.incarnation());
         tracing::info!(engine = %self.name(), pid = life.pid(), containment, "engine started");

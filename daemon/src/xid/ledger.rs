@@ -42,8 +42,11 @@ pub struct Incident {
     pub count: u64,
     /// What the line of the cause said.
     pub text: String,
-    /// The GPU's recovery action, where a 154 told of it.
+    /// The GPU's recovery action, where a 154 told of it, and when it did last.
     pub recovery: Option<u32>,
+    pub recovery_at: Duration,
+    /// The GPU was repaired since: what comes now is another incident.
+    closed: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -105,6 +108,13 @@ impl Ledger {
         self.gpus.get(&gpu)?.last
     }
 
+    /// The GPU was repaired: no XID to come belongs to what was.
+    pub fn close(&mut self, gpu: PciAddress) {
+        if let Some(incident) = self.gpus.get_mut(&gpu).and_then(|per| per.incident.as_mut()) {
+            incident.closed = true;
+        }
+    }
+
     /// The latest incident of a GPU, over or not.
     pub fn incident(&self, gpu: PciAddress) -> Option<&Incident> {
         self.gpus.get(&gpu)?.incident.as_ref()
@@ -135,7 +145,10 @@ impl Count {
 impl PerGpu {
     fn group(&mut self, seen: &Sighting<'_>, now: Duration, severities: &Severities, counts: bool, began: &mut u64) -> bool {
         let class = severities.class_of(seen);
-        let open = self.incident.as_ref().is_some_and(|incident| now.saturating_sub(incident.last) < BURST_GAP);
+        let goes_on = |incident: &Incident| {
+            !incident.closed && incident.recovery != Some(0) && now.saturating_sub(incident.last) < BURST_GAP
+        };
+        let open = self.incident.as_ref().is_some_and(goes_on);
         let mut news = false;
         if !open {
             // A recovery action taken back is the end of an incident, never the beginning of one.
@@ -143,7 +156,7 @@ impl PerGpu {
                 && let (Some(incident), Some(_)) = (&mut self.incident, seen.recovery)
             {
                 let changed = incident.recovery != seen.recovery;
-                incident.recovery = seen.recovery;
+                (incident.recovery, incident.recovery_at) = (seen.recovery, now);
                 return changed;
             }
             *began += 1;
@@ -158,6 +171,8 @@ impl PerGpu {
                 count: 0,
                 text: String::new(),
                 recovery: None,
+                recovery_at: Duration::ZERO,
+                closed: false,
             });
         }
         let Some(incident) = &mut self.incident else { return false };
@@ -167,7 +182,7 @@ impl PerGpu {
             (incident.class, incident.worst, news) = (class, seen.code, true);
         }
         if seen.recovery.is_some() && incident.recovery != seen.recovery {
-            (incident.recovery, news) = (seen.recovery, true);
+            (incident.recovery, incident.recovery_at, news) = (seen.recovery, now, true);
         }
         let explains = seen.code != KILLED && seen.code != RECOVERY_ACTION;
         if incident.cause.is_none() {

@@ -186,7 +186,10 @@ async fn an_xid_quarantines_its_gpu_alone_until_the_driver_takes_its_demand_back
     assert!(snapshot.gpus.iter().all(|gpu| (gpu.verdict == Verdict::Ok) == (gpu.index != 0)), "{:?}", snapshot.gpus);
     assert!(snapshot.revision.urgent > 0, "a scheduler hears of it at once");
     machine.kernel("NVRM: Xid (PCI:0000:18:00): 154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)");
-    until(&agent, "the recovery action", |snapshot| gpu(snapshot, 0).reasons.len() == 1).await;
+    until(&agent, "the recovery action", |snapshot| {
+        gpu(snapshot, 0).reasons.iter().any(|reason| reason.starts_with("recovery action: reset"))
+    })
+    .await;
     machine.kernel("NVRM: Xid (PCI:0000:18:00): 154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)");
     agent.until("e0", |engine| engine.health.verdict == Verdict::Ok).await;
     let metrics = agent.get("/metrics").await;
@@ -232,6 +235,32 @@ async fn a_quarantine_outlives_the_agent_and_nothing_is_started_on_it() {
 }
 
 #[tokio::test]
+async fn a_gpu_that_is_gone_when_the_agent_comes_back_stays_quarantined() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = Machine::new(dir.path(), "h200_sxm_8");
+    let mut config = crate::agent::drained(machine.config(dir.path()));
+    config.slots = vec![daemon::config::Slot { gpus: vec!["2".into()], ..shell("e", "exec sleep 1000") }];
+    config.slots[0].policy.term_grace = Duration::ZERO;
+    let agent = Agent::start(config.clone()).await;
+    found(&agent, 8).await;
+    machine.kernel("NVRM: Xid (PCI:0000:3a:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.");
+    agent.until("e", |engine| engine.health.verdict == Verdict::Quarantined && engine.pid != 0).await;
+    agent.stop().await;
+
+    machine.patch_gpu(2, json!({ "lost": true }));
+    let agent = Agent::start(config).await;
+    // The others have been read, and what was written down of it stands.
+    let read = |snapshot: &Snapshot| snapshot.gpus.iter().filter(|gpu| gpu.facts.power_w.is_some()).count() == 7;
+    let snapshot = until(&agent, "the other seven", read).await;
+    assert_eq!(gpu(&snapshot, 2).verdict, Verdict::Quarantined);
+    let engine = agent.until_state("e", EngineState::Quarantined).await;
+    assert!(engine.reason.contains("XID 79") && engine.pid == 0, "{engine:?}");
+    assert!(agent.post("/gpus/2/release").await.starts_with("HTTP/1.0 202"));
+    agent.until_state("e", EngineState::Ready).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_hanging_driver_is_a_state_and_everything_else_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut machine = Machine::new(dir.path(), "h200_sxm_8");
@@ -273,6 +302,18 @@ async fn a_lost_gpu_a_hot_one_and_an_event_are_told_apart() {
     assert_eq!(told(5), (Verdict::Degraded, hot, 0.25));
     let halted = "XID 62 (internal micro-controller halt): drain the GPU, then nvidia-smi --gpu-reset";
     assert_eq!(told(6), (Verdict::Quarantined, halted, 0.5));
+    // One that does not answer has no numbers; back again, it has.
+    assert_eq!(gpu(&snapshot, 4).facts.power_w, None);
+    machine.patch_gpu(4, json!({ "lost": null }));
+    until(&agent, "the lost one's return", |snapshot| gpu(snapshot, 4).facts.power_w.is_some()).await;
+    assert!(
+        agent
+            .get("/metrics")
+            .await
+            .lines()
+            .filter(|line| line.starts_with("trackside_gpu_lost{"))
+            .all(|line| line.ends_with(" 0"))
+    );
     agent.stop().await;
 }
 

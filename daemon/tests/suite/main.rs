@@ -13,4 +13,5 @@ mod log;
 mod native;
 mod report;
 mod supervision;
+mod verdicts;
 mod xids;

@@ -28,6 +28,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Whether a person means this GPU: by its position in PCI order or its UUID.
+    pub fn is(&self, name: &str) -> bool {
+        name == self.uuid || name.parse() == Ok(self.index)
+    }
+
     /// `00000000:18:00.0`, as NVML and DCGM write it.
     pub fn pci_bus_id(&self) -> String {
         let PciAddress { domain, bus, device } = self.pci;
@@ -130,24 +135,36 @@ impl GpuSample {
 
     /// Reads the signals of a tier. `failed` is told of calls that failed for other reasons than that the GPU lacks what was asked for.
     pub(super) fn read(&mut self, gpu: &mut Gpu, tier: Tier, mut failed: impl FnMut(&str)) {
-        let was_lost = self.lost;
-        if !self.begun && tier == Tier::Second {
+        if tier != Tier::Second {
+            // One that is gone is asked by the next poll whether it is back.
+            if !self.lost && !self.reset_required && self.read_tier(gpu, tier, &mut failed) && tier == Tier::TenSeconds {
+                self.read_links(gpu);
+                match gpu.compute_processes() {
+                    Ok(processes) => self.processes = processes.into_iter().take(PROCESSES_MAX).collect(),
+                    Err(error) => self.note(&error, &mut failed),
+                }
+            }
+            return;
+        }
+        let was = (self.lost, self.reset_required);
+        (self.lost, self.reset_required) = (false, false);
+        if !self.begun {
             self.begun = true;
             self.read_tier(gpu, Tier::Start, &mut failed);
         }
-        let answered = self.read_tier(gpu, tier, &mut failed);
-        if answered && tier == Tier::Second {
+        if self.read_tier(gpu, tier, &mut failed) {
             self.at = Instant::now();
-            (self.lost, self.reset_required) = (false, false);
-            if was_lost {
-                self.resets += 1;
-            }
+            self.resets += u64::from(was != (false, false));
+            return;
         }
-        if answered && tier == Tier::TenSeconds {
-            self.read_links(gpu);
-            match gpu.compute_processes() {
-                Ok(processes) => self.processes = processes.into_iter().take(PROCESSES_MAX).collect(),
-                Err(error) => self.note(&error, &mut failed),
+        if !self.lost && !self.reset_required {
+            // It did not answer, and did not say why: what was known of it stands.
+            (self.lost, self.reset_required) = was;
+        }
+        // Numbers of a GPU that does not answer are not its present ones. Its energy is kept, by which a reset is seen.
+        for (signal, value) in self.values.iter_mut().enumerate() {
+            if signal != Signal::Energy as usize {
+                *value = None;
             }
         }
     }
